@@ -1,0 +1,87 @@
+"""The parameter table: every parameter of an architecture, named once.
+
+Initialisation, sharding, counts and the memory plan all read this table.
+"""
+
+import dataclasses
+import math
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+
+Params = dict  # nested dict of arrays, one leaf per row of the table
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """Sizes of a Llama-style decoder. Hashable: functions take it as a static argument."""
+
+    vocab_size: int
+    width: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    head_width: int
+    mlp_width: int
+    rope_theta: float
+    norm_eps: float
+    has_tied_head: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One row: shape, a logical name per axis, and the spread of the initial values.
+
+    `init_std` None means ones (the scale of a norm).
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    init_std: float | None
+
+
+def parameter_table(spec: ModelSpec) -> dict[str, Parameter]:
+    """Rows by path, such as "layers/attention/query".
+
+    Layers are stacked on a leading axis so that the training pass can scan over them.
+    Matrices start with variance 1 / fan_in; those that write into the residual stream are
+    shrunk by sqrt(2 n_layers) so that its variance does not grow with depth (GPT-2 report, sec. 2.3).
+    """
+    V, D, L, F = spec.vocab_size, spec.width, spec.n_layers, spec.mlp_width
+    H, G, K = spec.n_heads, spec.n_kv_heads, spec.head_width
+    into, out_of_heads, out_of_mlp = (1 / math.sqrt(n) for n in (D, 2 * L * H * K, 2 * L * F))
+    table = {
+        "embedding": Parameter((V, D), ("vocab", "embed"), 0.02 if spec.has_tied_head else 1.0),
+        "layers/attention/norm": Parameter((L, D), ("layers", "embed"), None),
+        "layers/attention/query": Parameter((L, D, H, K), ("layers", "embed", "heads", "head_width"), into),
+        "layers/attention/key": Parameter((L, D, G, K), ("layers", "embed", "kv_heads", "head_width"), into),
+        "layers/attention/value": Parameter((L, D, G, K), ("layers", "embed", "kv_heads", "head_width"), into),
+        "layers/attention/out": Parameter(
+            (L, H, K, D), ("layers", "heads", "head_width", "embed"), out_of_heads
+        ),
+        "layers/mlp/norm": Parameter((L, D), ("layers", "embed"), None),
+        "layers/mlp/gate": Parameter((L, D, F), ("layers", "embed", "mlp"), into),
+        "layers/mlp/up": Parameter((L, D, F), ("layers", "embed", "mlp"), into),
+        "layers/mlp/down": Parameter((L, F, D), ("layers", "mlp", "embed"), out_of_mlp),
+        "final_norm": Parameter((D,), ("embed",), None),
+    }
+    if not spec.has_tied_head:
+        table["head"] = Parameter((D, V), ("embed", "vocab"), into)
+    return table
+
+
+def initial_params(spec: ModelSpec, key: jax.Array) -> Params:
+    """Fresh fp32 parameters; a leaf's values depend on its name and `key` alone."""
+    flat = {}
+    for number, (path, row) in enumerate(sorted(parameter_table(spec).items())):
+        if row.init_std is None:
+            flat[path] = jnp.ones(row.shape, jnp.float32)
+        else:
+            flat[path] = row.init_std * jax.random.normal(jax.random.fold_in(key, number), row.shape, jnp.float32)
+    return flax.traverse_util.unflatten_dict(flat, sep="/")
+
+
+def parameter_count(spec: ModelSpec) -> int:
+    """Number of parameters."""
+    return sum(math.prod(row.shape) for row in parameter_table(spec).values())

@@ -1,0 +1,116 @@
+"""A Llama-style decoder as functions of (params, spec): whole sequences, prefill, one decode step.
+
+All three run the same block; they differ in where keys and values come from.
+Sequences are padded on the right, so causal attention alone keeps pads out of every real position.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlvr_jax.models.attention import grouped_query_attention
+from rlvr_jax.models.layers import linear, rms_norm, rotary_angles, rotate, swiglu
+from rlvr_jax.models.spec import ModelSpec, Params
+
+
+class LayerCache(NamedTuple):
+    """Keys (rotated) and values of one layer, [N, S, G, K] each."""
+
+    key_NSGK: jax.Array
+    value_NSGK: jax.Array
+
+
+def cast_params(params: Params, compute_dtype: jnp.dtype) -> Params:
+    """The weights in the dtype of the matmuls. Once per pass: inside a decode loop it would recur per token."""
+    return jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params)
+
+
+def layer_weights(params: Params, spec: ModelSpec) -> list[Params]:
+    """One dict of weights per layer. Sliced outside a decode loop: slices inside are taken per token."""
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"]) for i in range(spec.n_layers)]
+
+
+def hidden_states(params: Params, spec: ModelSpec, token_NT: jax.Array, *, use_remat: bool) -> jax.Array:
+    """The last layer's normalised states, [N, T, D], of right-padded sequences."""
+    N, T = token_NT.shape
+    angles = rotary_angles(jnp.arange(T)[None], head_width=spec.head_width, theta=spec.rope_theta)
+    is_visible_TT = jnp.tril(jnp.ones((T, T), bool))
+
+    def block(x_NTD: jax.Array, weights: Params) -> tuple[jax.Array, None]:
+        query, key, value = _query_key_value(weights, spec, x_NTD, angles)
+        attended_NTHK = grouped_query_attention(query, key, value, is_visible=is_visible_TT)
+        return _finish_block(weights, spec, x_NTD, attended_NTHK), None
+
+    block = jax.checkpoint(block) if use_remat else block
+    x_NTD, _ = jax.lax.scan(block, params["embedding"][token_NT], params["layers"])
+    return rms_norm(x_NTD, params["final_norm"], eps=spec.norm_eps)
+
+
+def prefill(
+    params: Params, layers: list[Params], spec: ModelSpec, prompt_PS: jax.Array
+) -> tuple[jax.Array, list[LayerCache]]:
+    """States [P, S, D] and per-layer keys and values of right-padded prompts."""
+    P, S = prompt_PS.shape
+    angles = rotary_angles(jnp.arange(S)[None], head_width=spec.head_width, theta=spec.rope_theta)
+    is_visible_SS = jnp.tril(jnp.ones((S, S), bool))
+    x_PSD, caches = params["embedding"][prompt_PS], []
+    for weights in layers:
+        query, key, value = _query_key_value(weights, spec, x_PSD, angles)
+        attended = grouped_query_attention(query, key, value, is_visible=is_visible_SS)
+        x_PSD = _finish_block(weights, spec, x_PSD, attended)
+        caches.append(LayerCache(key, value))
+    return rms_norm(x_PSD, params["final_norm"], eps=spec.norm_eps), caches
+
+
+def decode_step(
+    params: Params,
+    layers: list[Params],
+    spec: ModelSpec,
+    caches: list[LayerCache],
+    token_N: jax.Array,
+    *,
+    position_N: jax.Array,
+    slot: jax.Array,
+    is_visible_NS: jax.Array,
+) -> tuple[jax.Array, list[LayerCache]]:
+    """State [N, D] after one more token per row, and the caches with that token at `slot`.
+
+    A row's `position_N` (what rotary sees) may differ from `slot` (where the cache keeps it),
+    because prompts of different lengths share one slot for their t-th completion token.
+    """
+    angles = rotary_angles(position_N[:, None], head_width=spec.head_width, theta=spec.rope_theta)
+    x_N1D, new_caches = params["embedding"][token_N][:, None], []
+    for weights, cache in zip(layers, caches, strict=True):
+        query, key, value = _query_key_value(weights, spec, x_N1D, angles)
+        cache = LayerCache(
+            jax.lax.dynamic_update_slice_in_dim(cache.key_NSGK, key, slot, axis=1),
+            jax.lax.dynamic_update_slice_in_dim(cache.value_NSGK, value, slot, axis=1),
+        )
+        attended = grouped_query_attention(query, *cache, is_visible=is_visible_NS[:, None, None, None, :])
+        x_N1D = _finish_block(weights, spec, x_N1D, attended)
+        new_caches.append(cache)
+    return rms_norm(x_N1D[:, 0], params["final_norm"], eps=spec.norm_eps), new_caches
+
+
+def vocab_logits(params: Params, spec: ModelSpec, hidden: jax.Array) -> jax.Array:
+    """f32[..., V] from states [..., D]."""
+    head_DV = params["embedding"].T if spec.has_tied_head else params["head"]
+    return jnp.einsum("...d,dv->...v", hidden, head_DV, preferred_element_type=jnp.float32)
+
+
+def _query_key_value(
+    weights: Params, spec: ModelSpec, x_NTD: jax.Array, angles: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    attention = weights["attention"]
+    x_NTD = rms_norm(x_NTD, attention["norm"], eps=spec.norm_eps)
+    query = rotate(linear(x_NTD, attention["query"]), *angles)
+    key = rotate(linear(x_NTD, attention["key"]), *angles)
+    return query, key, linear(x_NTD, attention["value"])
+
+
+def _finish_block(weights: Params, spec: ModelSpec, x_NTD: jax.Array, attended_NTHK: jax.Array) -> jax.Array:
+    mlp = weights["mlp"]
+    x_NTD = x_NTD + linear(attended_NTHK, weights["attention"]["out"], n_in_axes=2)
+    normed_NTD = rms_norm(x_NTD, mlp["norm"], eps=spec.norm_eps)
+    return x_NTD + swiglu(normed_NTD, gate_DF=mlp["gate"], up_DF=mlp["up"], down_FD=mlp["down"])

@@ -1,0 +1,1 @@
+"""Gradient noise as pure functions on arrays."""

@@ -1,0 +1,1 @@
+"""Text in, reward out. No jax here."""

@@ -1,0 +1,1 @@
+"""Composes tasks, models, sampling, algo and noise into runs."""

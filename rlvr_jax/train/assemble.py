@@ -1,0 +1,80 @@
+"""From a validated config to the objects a run works with."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from rlvr_jax.models.spec import ModelSpec, parameter_count
+from rlvr_jax.models.tokenizer import CharTokenizer
+from rlvr_jax.tasks.arithmetic import DigitArithmetic, SentenceArithmetic
+from rlvr_jax.tasks.problem import Task
+from rlvr_jax.train.batch_plan import BatchPlan, batch_plan
+from rlvr_jax.train.config import ModelConfig, TaskConfig, TrainConfig, validate
+from rlvr_jax.train.placement import build_mesh
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of before it has any weights."""
+
+    task: Task
+    tokenizer: CharTokenizer
+    spec: ModelSpec
+    mesh: Mesh
+    plan: BatchPlan
+    compute_dtype: jnp.dtype
+
+
+def assemble(config: TrainConfig) -> Parts:
+    """Validates the config against itself, the data and the devices. Raises ConfigError with every problem."""
+    validate(config)
+    task, tokenizer, mesh = build_task(config.task), CharTokenizer(), build_mesh(data=config.placement.data)
+    spec = model_spec(config.model, vocab_size=tokenizer.vocab_size)
+    plan = batch_plan(
+        config,
+        n_train=task.n_train,
+        n_heldout=task.n_heldout,
+        longest_prompt_tokens=longest_prompt_tokens(task, tokenizer),
+        n_devices=mesh.shape["data"],
+        n_parameters=parameter_count(spec),
+    )
+    return Parts(task, tokenizer, spec, mesh, plan, jnp.dtype(config.model.compute_dtype))
+
+
+def build_task(config: TaskConfig) -> Task:
+    """The task a config names."""
+    kind = {"arithmetic": SentenceArithmetic, "digits": DigitArithmetic}[config.name]
+    return kind(operators=config.operators, operand_min=config.operand_min, operand_max=config.operand_max)
+
+
+def model_spec(config: ModelConfig, *, vocab_size: int) -> ModelSpec:
+    """The sizes of the model a config names."""
+    return ModelSpec(
+        vocab_size=vocab_size,
+        width=config.width,
+        n_layers=config.n_layers,
+        n_heads=config.n_heads,
+        n_kv_heads=config.n_kv_heads,
+        head_width=config.width // config.n_heads,
+        mlp_width=config.mlp_width,
+        rope_theta=config.rope_theta,
+        norm_eps=config.norm_eps,
+        has_tied_head=config.has_tied_head,
+    )
+
+
+def longest_prompt_tokens(task: Task, tokenizer: CharTokenizer) -> int:
+    """Over all problems of the task, held-out ones included."""
+    texts = {task.train_problem(i).prompt for i in range(task.n_train)}
+    texts |= {task.heldout_problem(i).prompt for i in range(task.n_heldout)}
+    return len(tokenizer.encode_prompt(max(texts, key=len)))  # one token per character
+
+
+def root_key(seed: int, purpose: str) -> jax.Array:
+    """The key everything random of one purpose is folded from."""
+    return jax.random.fold_in(jax.random.key(seed), _PURPOSES.index(purpose))
+
+
+_PURPOSES = ("parameters", "rollouts", "evaluation")  # append only: the order is part of every result

@@ -1,0 +1,88 @@
+"""Accuracy on the held-out set: greedy, sampled, pass@k without bias, each with a standard error."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from rlvr_jax.models.spec import Params
+from rlvr_jax.sampling.rollout import build_sampler
+from rlvr_jax.train.assemble import Parts, root_key
+from rlvr_jax.train.collect import completion_texts, sample_prompts
+from rlvr_jax.train.config import EvalConfig
+
+Evaluator = Callable[[Params], dict[str, float]]
+
+
+def pass_at_k(n_correct_P: np.ndarray, *, n_samples: int, k: int) -> tuple[float, float]:
+    """Mean and standard error over problems of the unbiased pass@k.
+
+        1 - C(n - c, k) / C(n, k)     n samples of which c are right
+
+    Codex, arXiv:2107.03374 sec. 2.1. The standard error is over problems, as if they were a random
+    sample of many; NaN for a single problem.
+
+    Args:
+        n_correct_P: int[P], right samples per problem.
+        n_samples: n, samples per problem.
+        k: 1..n.
+    """
+    if not 1 <= k <= n_samples:
+        raise ValueError(f"pass@{k} needs 1 <= k <= n_samples={n_samples}")
+    all_wrong_P = [math.comb(n_samples - int(c), k) / math.comb(n_samples, k) for c in n_correct_P]
+    return mean_and_se(1.0 - np.array(all_wrong_P))
+
+
+def mean_and_se(value_P: np.ndarray) -> tuple[float, float]:
+    """Mean over problems and its standard error."""
+    n = len(value_P)
+    return float(np.mean(value_P)), float(np.std(value_P, ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+
+
+def build_evaluator(config: EvalConfig, parts: Parts, *, max_new_tokens: int) -> Evaluator:
+    """Returns `evaluate(params) -> {"eval/<task>/greedy": ..., "eval/<task>/pass@1": ..., "..._se": ...}`.
+
+    The first `n_problems` held-out problems, always the same ones with the same draws, so that two
+    evaluations differ by the policy alone.
+    """
+    problems = [parts.task.heldout_problem(i) for i in range(config.n_problems)]
+
+    def sampler(n_rollouts: int, temperature: float):
+        return build_sampler(
+            parts.spec,
+            n_rollouts=n_rollouts,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            eos_id=parts.tokenizer.eos_id,
+            pad_id=parts.tokenizer.pad_id,
+            compute_dtype=parts.compute_dtype,
+            root_key=root_key(config.seed, "evaluation"),
+        )
+
+    greedy_sampler, sampled_sampler = sampler(1, 0.0), sampler(config.n_samples, config.temperature)
+
+    def n_correct(params: Params, one_sampler) -> np.ndarray:
+        rollouts = sample_prompts(
+            one_sampler,
+            params,
+            problems,
+            range(config.n_problems),
+            parts.tokenizer,
+            parts.mesh,
+            max_prompt_tokens=parts.plan.max_prompt_tokens,
+        )
+        rows = zip(problems, completion_texts(rollouts, parts.tokenizer), strict=True)
+        return np.array([sum(parts.task.is_correct(problem, text) for text in texts) for problem, texts in rows])
+
+    def evaluate(params: Params) -> dict[str, float]:
+        prefix = f"eval/{parts.task.name}/"
+        greedy, greedy_se = mean_and_se(n_correct(params, greedy_sampler))
+        metrics = {prefix + "greedy": greedy, prefix + "greedy_se": greedy_se}
+        n_correct_P = n_correct(params, sampled_sampler)
+        for k in config.k:
+            value, se = pass_at_k(n_correct_P, n_samples=config.n_samples, k=k)
+            metrics |= {f"{prefix}pass@{k}": value, f"{prefix}pass@{k}_se": se}
+        return metrics
+
+    return evaluate
+

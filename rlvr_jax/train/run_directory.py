@@ -1,0 +1,130 @@
+"""runs/<study>/<point>/: who may write there, what it was started with, whether it is finished."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import platform
+import subprocess
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from rlvr_jax.train.batch_plan import BatchPlan
+from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields
+from rlvr_jax.train.log import RUN_FILE, write_json
+
+RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "chex", "tensorboardX")
+
+
+class RunDirectoryError(RuntimeError):
+    """The run directory cannot be used; the message says why and what to do."""
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes the folder and holds it against other processes. Raises RunDirectoryError if it cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot write the run directory {folder} ({error.strerror}); "
+            "choose another place with --runs=DIR or free the disk"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it when a process dies
+        except BlockingIOError as error:
+            raise RunDirectoryError(f"another process is running {folder}; wait for it or stop it") from error
+        yield
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """run.json, or None if the run never started. Raises RunDirectoryError when it is unreadable."""
+    path = folder / RUN_FILE
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{path} cannot be read ({error}); delete {folder} to start over") from error
+
+
+def check_same_config(config: TrainConfig, run: dict[str, Any], folder: Path) -> None:
+    """Raises ConfigError naming every field that differs from what the run was started with.
+
+    n_updates may grow. A schedule that decays to n_updates would change with it, so it then has
+    to be pinned by name.
+    """
+    old, new = run["config"], _as_json(config)
+    problems = [
+        f"{name} was {old.get(name)!r} when {folder} was started and is {new.get(name)!r} now; "
+        "a run keeps its settings (only n_updates may grow): change it back or delete the directory"
+        for name in sorted(old.keys() | new.keys())
+        if name != "n_updates" and old.get(name) != new.get(name)
+    ]
+    if new["n_updates"] < old["n_updates"]:
+        problems.append(
+            f"n_updates={new['n_updates']} is less than the {old['n_updates']} {folder} was started with; "
+            "it may only grow"
+        )
+    is_decay_automatic = config.optimizer.schedule != "constant" and config.optimizer.decay_updates == 0
+    if is_decay_automatic and new["n_updates"] > old["n_updates"]:
+        problems.append(
+            f"n_updates grows from {old['n_updates']} to {new['n_updates']}, and "
+            f"optimizer.schedule={config.optimizer.schedule!r} decays to n_updates, so the rates of past updates "
+            "would have been others; start anew with optimizer.decay_updates set"
+        )
+    if problems:
+        raise ConfigError(problems)
+
+
+def write_run(
+    folder: Path, config: TrainConfig, plan: BatchPlan, *, status: str, starting_params_hash: str, **more: Any
+) -> None:
+    """run.json: what the run is, on what, and how it stands."""
+    write_json(
+        folder / RUN_FILE,
+        {
+            "status": status,
+            "study": config.study,
+            "point": config.point_name,
+            "config": _as_json(config),
+            "plan": dataclasses.asdict(plan),
+            "starting_params": starting_params_hash,
+            "git_revision": _git_revision(),
+            "versions": {"python": platform.python_version()} | _versions(),
+            "devices": {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind, "n": jax.device_count()},
+            **more,
+        },
+    )
+
+
+def _as_json(config: TrainConfig) -> dict[str, Any]:
+    return json.loads(json.dumps(flat_fields(config)))  # tuples become lists, as they come back from disk
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _git_revision() -> str | None:
+    """Of the code that runs, with a + if it has changes; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        revision = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        is_changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=here, timeout=10).returncode != 0
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return revision + "+" * is_changed

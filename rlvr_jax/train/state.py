@@ -1,0 +1,39 @@
+"""What a run carries from update to update."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlvr_jax.models.spec import Params
+
+
+@flax.struct.dataclass
+class NoiseAverages:
+    """Running sums of S and |G|^2 with their weight; sum / weight is the bias-corrected average."""
+
+    trace_cov: jax.Array  # f32, of one group's gradient
+    grad_sq: jax.Array  # f32
+    weight: jax.Array  # f32, 1 - smoothing^measurements
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All arrays a checkpoint holds. Random keys are not among them: they follow from counters."""
+
+    n_updates: jax.Array  # int32, optimiser updates applied
+    n_nonfinite: jax.Array  # int32, updates refused; the first one freezes the state
+    params: Params
+    opt_state: optax.OptState
+    noise: NoiseAverages
+
+
+def initial_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """A state before its first update. Owns a copy of `params`, because steps donate their state."""
+    return TrainState(
+        n_updates=jnp.zeros((), jnp.int32),
+        n_nonfinite=jnp.zeros((), jnp.int32),
+        params=jax.tree.map(jnp.copy, params),
+        opt_state=optimizer.init(params),
+        noise=NoiseAverages(*(jnp.zeros((), jnp.float32) for _ in range(3))),
+    )

@@ -1,0 +1,99 @@
+"""All points of a study, one after the other; finished ones are skipped."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from rlvr_jax.train.assemble import assemble
+from rlvr_jax.train.batch_plan import plan_table
+from rlvr_jax.train.config import ConfigError, TrainConfig
+from rlvr_jax.train.progress import Progress
+from rlvr_jax.train.run import Stopped, run_point
+from rlvr_jax.train.run_directory import locked
+from rlvr_jax.train.warmstart import starting_params, warmstart_hash
+
+log = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """Where warm starts and compiled programs are kept between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlvr_jax"
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs on disk, so that the next seed, point or process need not compile them."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def run_study(
+    points: list[TrainConfig], runs_folder: Path, *, stop: threading.Event, say: Callable[[str], None]
+) -> list[Path]:
+    """Runs every point and returns their directories.
+
+    All points are checked before the first one starts. A point that fails ends the study: its
+    cause is likely to be the next one's too.
+
+    Raises:
+        ConfigError, RunDirectoryError, FloatingPointError, Stopped: see `run_point`.
+    """
+    all_parts = _assembled(points)
+    shown = set()
+    for config, parts in zip(points, all_parts, strict=True):
+        table = plan_table(parts.plan)
+        if table not in shown:  # seeds share a plan
+            say(f"plan of {config.point_name}\n{table}")
+            shown.add(table)
+    params, params_of = None, None
+    folders = []
+    for number, (config, parts) in enumerate(zip(points, all_parts, strict=True), 1):
+        folder = runs_folder / config.study / config.point_name
+        with locked(folder):
+            if params_of != warmstart_hash(config):
+                progress = _Stoppable("warm start", stop)
+                params = starting_params(config, parts, cache_folder() / "warmstart", progress=progress.update)
+                params_of = warmstart_hash(config)
+                progress.close()
+            progress = Progress(f"[{number}/{len(points)}] {config.point_name}")
+            try:
+                outcome = run_point(config, parts, params, folder, stop=stop, progress=progress)
+            finally:
+                progress.close()
+            say(f"[{number}/{len(points)}] {folder}: {'already finished, skipped' if outcome == 'skipped' else outcome}")
+        folders.append(folder)
+        if stop.is_set() and number < len(points):
+            raise Stopped(f"{folder} is finished, {len(points) - number} point(s) are left")
+    return folders
+
+
+def _assembled(points: list[TrainConfig]) -> list:
+    """Checks every point; one message holds the problems of all of them, each once."""
+    parts, problems = [], []
+    for config in points:
+        try:
+            parts.append(assemble(config))
+        except ConfigError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    names = [config.point_name for config in points]
+    problems += [f"two points are called {name!r}; give them different names" for name in sorted({n for n in names if names.count(n) > 1})]
+    if problems:
+        raise ConfigError(problems)
+    return parts
+
+
+class _Stoppable(Progress):
+    """Progress of work that has nothing to save: a stop ends it at once."""
+
+    def __init__(self, title: str, stop: threading.Event):
+        super().__init__(title)
+        self._stop = stop
+
+    def update(self, done: int, total: int, text: str) -> None:
+        super().update(done, total, text)
+        if self._stop.is_set() and done < total:
+            raise Stopped("stopped during the warm start, which starts over next time")
