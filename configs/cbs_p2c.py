@@ -13,8 +13,8 @@ def get_config(arg: str | None = None) -> c.TrainConfig:
     if arg == "tiny":
         return c.TrainConfig(
             study="cbs_p2c_tiny",
-            n_updates=100,
-            optimizer=c.OptimizerConfig(peak_lr=1e-4),
+            n_updates=120,
+            optimizer=c.OptimizerConfig(peak_lr=2e-4),
             noise=c.NoiseConfig(every_updates=10),
         )
     if arg is None:

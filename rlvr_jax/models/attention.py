@@ -14,7 +14,7 @@ def grouped_query_attention(
     Args:
         query_NTHK: [N, T, H, K].
         key_NSGK, value_NSGK: [N, S, G, K] with H a multiple of G.
-        is_visible: bool, broadcastable to [N, 1, 1, T, S]; true where query t may see slot s.
+        is_visible: bool[N or 1, 1, 1, T, S]; true where query t may see slot s.
 
     Returns:
         [N, T, H, K] in the dtype of the values.

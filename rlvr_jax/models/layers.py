@@ -10,13 +10,14 @@ def rms_norm(x: jax.Array, scale_D: jax.Array, *, eps: float) -> jax.Array:
     """x / rms(x) * scale over the last axis, in fp32 whatever x is. arXiv:1910.07467 eq. 4."""
     x32 = x.astype(jnp.float32)
     mean_square = jnp.mean(jnp.square(x32), axis=-1, keepdims=True)
-    return (x32 * jax.lax.rsqrt(mean_square + eps)).astype(x.dtype) * scale_D.astype(x.dtype)
+    scale = jnp.expand_dims(scale_D.astype(x.dtype), range(x.ndim - 1))
+    return (x32 * jax.lax.rsqrt(mean_square + eps)).astype(x.dtype) * scale
 
 
 def rotary_angles(position_NT: jax.Array, *, head_width: int, theta: float) -> tuple[jax.Array, jax.Array]:
     """cos and sin of position / theta^(2i/K), f32[N, T, 1, K/2] each. arXiv:2104.09864 sec. 3.2.2."""
     frequency_K = theta ** (-jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
-    angle_NT1K = position_NT.astype(jnp.float32)[:, :, None, None] * frequency_K
+    angle_NT1K = position_NT.astype(jnp.float32)[:, :, None, None] * frequency_K[None, None, None]
     return jnp.cos(angle_NT1K), jnp.sin(angle_NT1K)
 
 

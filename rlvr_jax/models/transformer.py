@@ -35,11 +35,11 @@ def hidden_states(params: Params, spec: ModelSpec, token_NT: jax.Array, *, use_r
     """The last layer's normalised states, [N, T, D], of right-padded sequences."""
     N, T = token_NT.shape
     angles = rotary_angles(jnp.arange(T)[None], head_width=spec.head_width, theta=spec.rope_theta)
-    is_visible_TT = jnp.tril(jnp.ones((T, T), bool))
+    is_visible_111TT = jnp.tril(jnp.ones((T, T), bool))[None, None, None]
 
     def block(x_NTD: jax.Array, weights: Params) -> tuple[jax.Array, None]:
         query, key, value = _query_key_value(weights, spec, x_NTD, angles)
-        attended_NTHK = grouped_query_attention(query, key, value, is_visible=is_visible_TT)
+        attended_NTHK = grouped_query_attention(query, key, value, is_visible=is_visible_111TT)
         return _finish_block(weights, spec, x_NTD, attended_NTHK), None
 
     block = jax.checkpoint(block) if use_remat else block
@@ -53,11 +53,11 @@ def prefill(
     """States [P, S, D] and per-layer keys and values of right-padded prompts."""
     P, S = prompt_PS.shape
     angles = rotary_angles(jnp.arange(S)[None], head_width=spec.head_width, theta=spec.rope_theta)
-    is_visible_SS = jnp.tril(jnp.ones((S, S), bool))
+    is_visible_111SS = jnp.tril(jnp.ones((S, S), bool))[None, None, None]
     x_PSD, caches = params["embedding"][prompt_PS], []
     for weights in layers:
         query, key, value = _query_key_value(weights, spec, x_PSD, angles)
-        attended = grouped_query_attention(query, key, value, is_visible=is_visible_SS)
+        attended = grouped_query_attention(query, key, value, is_visible=is_visible_111SS)
         x_PSD = _finish_block(weights, spec, x_PSD, attended)
         caches.append(LayerCache(key, value))
     return rms_norm(x_PSD, params["final_norm"], eps=spec.norm_eps), caches

@@ -65,8 +65,8 @@ def decode(
 
     key_N = key_PR.reshape(P * R)
     prompt_length_N = jnp.repeat(prompt_length_P, R)
-    slot_S = jnp.arange(S + max_new_tokens)
-    is_prompt_slot_NS = slot_S[None] < prompt_length_N[:, None]
+    slot_1S = jnp.arange(S + max_new_tokens)[None]
+    is_prompt_slot_NS = slot_1S < prompt_length_N[:, None]
 
     def choose(logits_NV: jax.Array, loop: _Loop, caches: list[transformer.LayerCache]) -> _Loop:
         """Appends the token at loop.position to every rollout that has not ended."""
@@ -88,7 +88,7 @@ def decode(
     def advance(loop: _Loop) -> _Loop:
         """Feeds the last token, whose place is position - 1, and chooses the next one."""
         slot = S + loop.position - 1
-        is_visible_NS = is_prompt_slot_NS | ((slot_S >= S) & (slot_S <= slot))[None]
+        is_visible_NS = is_prompt_slot_NS | ((slot_1S >= S) & (slot_1S <= slot))
         state_ND, caches = transformer.decode_step(
             params,
             layers,

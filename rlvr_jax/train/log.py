@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,10 +18,11 @@ from tensorboardX import SummaryWriter
 from tensorboardX import summary as tb_summary
 from tensorboardX.proto.summary_pb2 import Summary
 
+from rlvr_jax.analysis.read_runs import Row, read_rows
+
 log = logging.getLogger(__name__)
 
 METRICS_FILE, EVALS_FILE, ROLLOUTS_FILE, RUN_FILE = "metrics.jsonl", "evals.jsonl", "rollouts.jsonl.gz", "run.json"
-Row = dict[str, Any]
 
 
 class RunLog:
@@ -97,19 +98,6 @@ class RunLog:
         self._metrics.close()
         self._evals.close()
         self._sink(lambda: self._writer.close())
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """Rows of a JSON-lines file, plain or gzipped, until its end or the first line that was cut."""
-    if not path.exists():
-        return
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        try:
-            for line in lines:
-                yield json.loads(line)
-        except (json.JSONDecodeError, EOFError, gzip.BadGzipFile, UnicodeDecodeError):
-            return  # the process was killed while it wrote this line
 
 
 def cut_rows(path: Path, *, last_update: int) -> None:

@@ -1,0 +1,115 @@
+"""A study as one row per run and one row per point."""
+
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from rlvr_jax.analysis.read_runs import RunRecord, column
+from rlvr_jax.analysis.seeds import Ratio, ratio_of_averages
+from rlvr_jax.analysis.targets import Crossing, first_crossing
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What one run came to."""
+
+    record: RunRecord
+    start_accuracy: float
+    final_accuracy: float
+    mean_accuracy: float  # over the evaluations after the start: rewards speed, and needs no target
+    crossings: list[Crossing]
+    final_evaluation: dict[str, float]  # by the name's last part, such as "pass@4"
+    trace_cov: list[float]  # measured S over training
+    grad_sq: list[float]  # measured |G|^2
+
+
+@dataclass(frozen=True)
+class PointSummary:
+    """All seeds of one split."""
+
+    name: str  # "128 x 2"
+    n_prompts: int
+    n_rollouts: int
+    runs: list[RunSummary]
+
+    @property
+    def noise_to_signal(self) -> Ratio:
+        """S / (|G|^2 n_prompts), averages over all measurements of all seeds."""
+        return ratio_of_averages(
+            [s / self.n_prompts for run in self.runs for s in run.trace_cov],
+            [g for run in self.runs for g in run.grad_sq],
+        )
+
+
+def summarise_run(record: RunRecord) -> RunSummary | None:
+    """None for a run without any evaluation after its start."""
+    updates, accuracies = column(record.evals, record.target_name)
+    later = [accuracy for update, accuracy in zip(updates, accuracies, strict=True) if update > 0]
+    if not later:
+        return None
+    measured = [row for row in record.metrics if row.get("gns/trace_cov") is not None and row.get("gns/grad_sq") is not None]
+    return RunSummary(
+        record=record,
+        start_accuracy=accuracies[0],
+        final_accuracy=accuracies[-1],
+        mean_accuracy=statistics.fmean(later),
+        crossings=[first_crossing(updates, accuracies, target) for target in record.config["eval.targets"]],
+        final_evaluation={
+            name.rsplit("/", 1)[-1]: value for name, value in record.evals[-1].items() if name.startswith("eval/")
+        },
+        trace_cov=[row["gns/trace_cov"] for row in measured],
+        grad_sq=[row["gns/grad_sq"] for row in measured],
+    )
+
+
+def summarise_points(records: list[RunRecord]) -> list[PointSummary]:
+    """Points by falling n_prompts; runs that differ only in their seed are one point."""
+    by_point: dict[tuple, list[RunSummary]] = defaultdict(list)
+    for record in records:
+        summary = summarise_run(record)
+        if summary is not None:
+            by_point[_settings_but_seed(record)].append(summary)
+    splits = [(key[0], key[1]) for key in by_point]
+    points = []
+    for key, runs in by_point.items():
+        n_prompts, n_rollouts, study = key[0], key[1], runs[0].record.study
+        name = f"{n_prompts} x {n_rollouts}"
+        if splits.count((n_prompts, n_rollouts)) > 1:  # other settings differ too: say which run it is
+            name += f" ({study}/{runs[0].record.point})"
+        points.append(PointSummary(name, n_prompts, n_rollouts, sorted(runs, key=lambda run: run.record.seed)))
+    return sorted(points, key=lambda point: (-point.n_prompts, point.n_rollouts, point.name))
+
+
+def _settings_but_seed(record: RunRecord) -> tuple[Any, ...]:
+    rest = {name: value for name, value in record.config.items() if name not in ("seed", "point")}
+    return record.n_prompts, record.n_rollouts, str(sorted(rest.items()))
+
+
+def mean_and_spread(values: list[float]) -> str:
+    """ "0.873 ± 0.012": mean and standard deviation over seeds; one value stands alone."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+
+def updates_to_target(point: PointSummary, index: int) -> str:
+    """ "61 ± 4", "61 (2 of 3)" when some seeds did not get there, "> 120" when none did."""
+    crossings = [run.crossings[index] for run in point.runs]
+    reached = [crossing.updates for crossing in crossings if crossing.updates is not None]
+    if not reached:
+        return f"> {min(crossing.after for crossing in crossings):.0f}"
+    if len(reached) < len(crossings):
+        return f"{statistics.fmean(reached):.0f} ({len(reached)} of {len(crossings)})"
+    spread = f" ± {statistics.stdev(reached):.0f}" if len(reached) > 1 else ""
+    return f"{statistics.fmean(reached):.0f}{spread}"
+
+
+def samples_to_target(point: PointSummary, index: int) -> str:
+    """Mean rollouts drawn until the target, over the seeds that got there; "-" when none did."""
+    reached = [
+        run.crossings[index].updates * run.record.plan["rollouts_per_step"] / run.record.plan["updates_per_step"]
+        for run in point.runs
+        if run.crossings[index].updates is not None
+    ]
+    return f"{statistics.fmean(reached):.0f}" if reached else "-"
