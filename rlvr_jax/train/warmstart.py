@@ -4,6 +4,7 @@ The result depends on the config and this code alone; it is cached under a hash 
 shared by all points of a study and by re-runs.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -62,15 +63,21 @@ def warmstart_hash(config: TrainConfig) -> str:
     settings = {
         name: value
         for name, value in flat_fields(config).items()
-        if name.startswith(("task.", "model.", "warmstart.", "placement."))
+        if name.startswith(("task.", "model.", "warmstart.", "placement.", "sampling.max_"))
     }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(f"{jax.__version__} {jax.default_backend()} {jax.device_count()} {os.cpu_count()}".encode())
+    machine = [jax.__version__, jax.default_backend(), jax.device_count(), os.cpu_count()]
+    digest = hashlib.sha256(json.dumps([settings, machine], sort_keys=True).encode())
+    return hashlib.sha256(digest.digest() + _code_digest()).hexdigest()[:16]
+
+
+@functools.cache  # once per process: the code that runs is the code that was imported
+def _code_digest() -> bytes:
+    digest = hashlib.sha256()
     package = Path(rlvr_jax.__file__).parent
     for part in _CODE_THAT_MATTERS:
         for file in sorted((package / part).rglob("*.py")) if (package / part).is_dir() else [package / part]:
             digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+    return digest.digest()
 
 
 def params_hash(params: Params) -> str:

@@ -1,0 +1,72 @@
+"""The decoder against numpy, and its causality."""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from slow_transformer import slow_logits
+
+from rlvr_jax.models import transformer
+from rlvr_jax.models.attention import grouped_query_attention
+from rlvr_jax.models.layers import linear
+from rlvr_jax.models.spec import ModelSpec, initial_params
+
+SPEC = ModelSpec(
+    vocab_size=13, width=12, n_layers=2, n_heads=6, n_kv_heads=2, head_width=2, mlp_width=20,
+    rope_theta=50.0, norm_eps=1e-6, has_tied_head=False,
+)  # fmt: skip
+TIED = ModelSpec(**(SPEC.__dict__ | {"has_tied_head": True}))
+
+
+def _params(spec):
+    params = initial_params(spec, jax.random.key(3))
+    # scales of 1 would hide a norm that is never applied
+    return jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params)
+
+
+def _logits(params, spec, token_NT, **kw):
+    hidden = transformer.hidden_states(params, spec, token_NT, use_remat=kw.get("use_remat", False))
+    return transformer.vocab_logits(params, spec, hidden)
+
+
+@pytest.mark.parametrize("spec", [SPEC, TIED], ids=["untied", "tied"])
+def test_logits_equal_a_slow_numpy_decoder(spec):
+    tokens = [1, 5, 0, 12, 7, 7, 3]
+    got_TV = _logits(_params(spec), spec, jnp.array([tokens]))[0]
+    np.testing.assert_allclose(got_TV, slow_logits(_params(spec), spec, tokens), rtol=2e-5, atol=2e-5)
+
+
+def test_a_token_is_seen_by_later_places_only():
+    params, token_NT = _params(SPEC), jnp.array([[1, 5, 0, 12, 7, 7, 3]])
+    before = _logits(params, SPEC, token_NT)[0]
+    after = _logits(params, SPEC, token_NT.at[0, 4].set(9))[0]
+    np.testing.assert_array_equal(before[:4], after[:4])
+    assert (np.abs(before[4:] - after[4:]).max(axis=1) > 1e-4).all()
+
+
+def test_remat_changes_memory_not_gradients():
+    params, token_NT = _params(SPEC), jnp.array([[1, 5, 0, 12]])
+
+    def gradient(use_remat):
+        return jax.grad(lambda p: jnp.square(_logits(p, SPEC, token_NT, use_remat=use_remat)).sum())(params)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), gradient(True), gradient(False))
+
+
+def test_attention_of_one_visible_slot_is_its_value():
+    value_NSGK = jnp.arange(6.0).reshape(1, 3, 1, 2)
+    is_visible = jnp.array([False, True, False])[None, None, None, None]
+    out = grouped_query_attention(jnp.ones((1, 1, 2, 2)), value_NSGK, value_NSGK, is_visible=is_visible)
+    np.testing.assert_allclose(out, [[[[2.0, 3.0], [2.0, 3.0]]]])  # both heads share the one key head
+
+
+def test_linear_contracts_as_einsum_does():
+    x, weight = jax.random.normal(jax.random.key(0), (2, 3, 4, 5)), jax.random.normal(jax.random.key(1), (4, 5, 6))
+    np.testing.assert_allclose(
+        linear(x, weight, n_in_axes=2), np.einsum("nthk,hkd->ntd", x, weight), rtol=1e-5, atol=1e-5
+    )

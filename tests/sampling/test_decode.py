@@ -1,0 +1,125 @@
+"""The cached decoder against whole forward passes, and what DESIGN promises of rollouts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlvr_jax.models import transformer
+from rlvr_jax.models.spec import ModelSpec, initial_params
+from rlvr_jax.sampling.rollout import build_sampler
+
+SPEC = ModelSpec(
+    vocab_size=12, width=16, n_layers=2, n_heads=4, n_kv_heads=2, head_width=4, mlp_width=24,
+    rope_theta=50.0, norm_eps=1e-6, has_tied_head=False,
+)  # fmt: skip
+PARAMS = initial_params(SPEC, jax.random.key(5))
+PROMPT_PS = jnp.array([[1, 4, 7, 5], [1, 3, 0, 0], [1, 9, 9, 0]])  # 0 pads
+LENGTH_P = jnp.array([4, 2, 3])
+EOS, PAD, T = 2, 0, 6
+
+
+def sampler(*, n_rollouts=3, temperature=1.0, max_new_tokens=T, eos_id=EOS, seed=1):
+    return build_sampler(
+        SPEC, n_rollouts=n_rollouts, max_new_tokens=max_new_tokens, temperature=temperature, eos_id=eos_id,
+        pad_id=PAD, compute_dtype=jnp.float32, root_key=jax.random.key(seed),
+    )  # fmt: skip
+
+
+COUNTER_P = jnp.array([10, 11, 12])
+ROLLOUTS = sampler()(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P)
+
+
+def full_logits(tokens):
+    hidden = transformer.hidden_states(PARAMS, SPEC, jnp.array([tokens]), use_remat=False)
+    return np.asarray(transformer.vocab_logits(PARAMS, SPEC, hidden))[0]
+
+
+def tokens_of(rollouts, p, r):
+    prompt = list(np.asarray(rollouts.prompt_PS)[p, : int(rollouts.prompt_length_P[p])])
+    return prompt, list(np.asarray(rollouts.completion_PRT)[p, r, : int(rollouts.completion_length_PR[p, r])])
+
+
+def test_cached_decoding_equals_whole_forward_passes():
+    n_checked = 0
+    for p in range(3):
+        for r in range(3):
+            prompt, completion = tokens_of(ROLLOUTS, p, r)
+            logits_TV = full_logits(prompt + completion)
+            for t, token in enumerate(completion):
+                logprob_V = jax.nn.log_softmax(logits_TV[len(prompt) + t - 1])
+                assert ROLLOUTS.behavior_logprob_PRT[p, r, t] == pytest.approx(float(logprob_V[token]), abs=1e-5)
+                n_checked += 1
+    assert n_checked > 20
+
+
+def test_greedy_takes_the_most_likely_token_of_each_whole_pass():
+    greedy = sampler(temperature=0.0, n_rollouts=1)(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P)
+    for p in range(3):
+        prompt, completion = tokens_of(greedy, p, 0)
+        for t, token in enumerate(completion):
+            assert token == full_logits(prompt + completion)[len(prompt) + t - 1].argmax()
+
+
+def test_a_rollout_ends_with_its_first_eos_and_pads_follow():
+    completion_PRT, length_PR = np.asarray(ROLLOUTS.completion_PRT), np.asarray(ROLLOUTS.completion_length_PR)
+    assert (~np.asarray(ROLLOUTS.is_truncated_PR)).any()
+    assert np.asarray(ROLLOUTS.is_truncated_PR).any()
+    for row, length, is_truncated in zip(
+        completion_PRT.reshape(9, T), length_PR.reshape(9), np.asarray(ROLLOUTS.is_truncated_PR).reshape(9), strict=True
+    ):
+        places = np.flatnonzero(row == EOS)
+        assert is_truncated == (len(places) == 0)
+        assert length == (T if is_truncated else places[0] + 1)
+        assert (row[length:] == PAD).all()
+
+
+def test_log_probabilities_are_zero_after_the_end():
+    beyond = np.arange(T)[None, None] >= np.asarray(ROLLOUTS.completion_length_PR)[..., None]
+    assert (np.asarray(ROLLOUTS.behavior_logprob_PRT)[beyond] == 0).all()
+
+
+@pytest.mark.parametrize(("eos_id", "n_steps"), [(None, T - 1), ("first", 0)])
+def test_the_loop_ends_with_the_last_rollout(eos_id, n_steps):
+    # greedy on one prompt: if the first token it emits is EOS, no decode step runs at all
+    first = int(sampler(temperature=0.0, n_rollouts=1, eos_id=-1)(
+        PARAMS, PROMPT_PS[:1], LENGTH_P[:1], COUNTER_P[:1]).completion_PRT[0, 0, 0])  # fmt: skip
+    chosen = first if eos_id == "first" else -1
+    got = sampler(temperature=0.0, n_rollouts=1, eos_id=chosen)(PARAMS, PROMPT_PS[:1], LENGTH_P[:1], COUNTER_P[:1])
+    assert int(got.n_decode_steps) == n_steps
+
+
+def test_rollouts_do_not_depend_on_the_batch_they_are_drawn_in():
+    sample = sampler()
+    one_by_one = [sample(PARAMS, PROMPT_PS[p : p + 1], LENGTH_P[p : p + 1], COUNTER_P[p : p + 1]) for p in range(3)]
+    np.testing.assert_array_equal(ROLLOUTS.completion_PRT, jnp.concatenate([x.completion_PRT for x in one_by_one]))
+    np.testing.assert_allclose(
+        ROLLOUTS.behavior_logprob_PRT, jnp.concatenate([x.behavior_logprob_PRT for x in one_by_one]), atol=1e-5
+    )
+
+
+def test_fewer_rollouts_are_the_first_ones():
+    fewer = sampler(n_rollouts=2)(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P)
+    np.testing.assert_array_equal(ROLLOUTS.completion_PRT[:, :2], fewer.completion_PRT)
+
+
+def test_a_wider_prompt_array_changes_nothing():
+    wider = sampler()(PARAMS, jnp.pad(PROMPT_PS, ((0, 0), (0, 3))), LENGTH_P, COUNTER_P)
+    np.testing.assert_array_equal(ROLLOUTS.completion_PRT, wider.completion_PRT)
+    np.testing.assert_allclose(ROLLOUTS.behavior_logprob_PRT, wider.behavior_logprob_PRT, atol=1e-5)
+
+
+def test_another_seed_or_prompt_counter_draws_others():
+    for other in (sampler(seed=2)(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P),
+                  sampler()(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P + 100)):  # fmt: skip
+        assert (np.asarray(ROLLOUTS.completion_PRT) != np.asarray(other.completion_PRT)).any()
+
+
+def test_the_committed_rollouts_come_out_on_any_layout():
+    # a record, not a derivation: a change of cache, layout or jax version must reproduce these draws (CPU, fp32)
+    golden = [
+        [[1, 7, 9, 5, 3, 11], [4, 2, 0, 0, 0, 0], [8, 10, 11, 8, 6, 10]],
+        [[11, 11, 1, 1, 5, 2], [11, 11, 3, 11, 1, 1], [11, 1, 1, 1, 0, 6]],
+        [[10, 10, 11, 7, 10, 11], [10, 10, 9, 11, 8, 1], [1, 9, 10, 11, 8, 10]],
+    ]
+    np.testing.assert_array_equal(ROLLOUTS.completion_PRT, golden)
