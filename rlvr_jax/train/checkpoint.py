@@ -1,7 +1,9 @@
 """Training state on disk, through orbax: complete or invisible, newest and best kept."""
 
+import contextlib
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ logging.getLogger("absl").setLevel(logging.WARNING)
 
 
 class CheckpointError(RuntimeError):
-    """No checkpoint in a folder can be read."""
+    """A checkpoint could not be saved, or none in a folder can be read."""
 
 
 class Checkpoints:
@@ -28,7 +30,7 @@ class Checkpoints:
     background; a checkpoint gets its name only when it is complete.
     """
 
-    def __init__(self, folder: Path, *, keep_newest: int, keep_best: int):
+    def __init__(self, folder: Path, *, keep_newest: int, keep_best: int, is_read_only: bool = False):
         self.folder = folder
         # two policies: one that ranks by the metric alone would delete a newest that got worse
         policy = AnyPreservationPolicy(
@@ -37,7 +39,10 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy, create=True, cleanup_tmp_directories=True
+                preservation_policy=None if is_read_only else policy,
+                create=not is_read_only,
+                cleanup_tmp_directories=not is_read_only,
+                read_only=is_read_only,
             ),
         )
 
@@ -47,7 +52,8 @@ class Checkpoints:
             return
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
         metrics = {"accuracy": -1.0 if accuracy is None else accuracy}
-        self._manager.save(update, args=items, metrics=metrics)
+        with self._saving(update):
+            self._manager.save(update, args=items, metrics=metrics)
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest readable checkpoint, or None if there is none at all.
@@ -84,11 +90,23 @@ class Checkpoints:
         return restored.state, restored.progress
 
     def all_updates(self) -> list[int]:
+        """Updates with a complete checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
     def wait(self) -> None:
-        """Returns when what was saved is complete on disk; raises what went wrong with it."""
-        self._manager.wait_until_finished()
+        """Returns when what was saved is complete on disk."""
+        with self._saving("the last one"):
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _saving(self, which: int | str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a full disk comes as many kinds, from several layers
+            raise CheckpointError(
+                f"checkpoint ({which}) could not be saved in {self.folder} ({type(error).__name__}: "
+                f"{_first_line(error)}); earlier ones are whole. Free the disk and run the same command to go on"
+            ) from error
 
     def close(self) -> None:
         self._manager.close()

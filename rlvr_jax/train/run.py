@@ -1,5 +1,6 @@
 """One point of a study, from its first prompt to its last checkpoint."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -195,8 +196,9 @@ class _Run:
         )
 
     def close(self) -> None:
-        self.log.close()
-        self.checkpoints.close()
+        with contextlib.ExitStack() as closing:  # the second closes even if the first cannot
+            closing.callback(self.checkpoints.close)
+            closing.callback(self.log.close)
 
     def train(self, *, stop: threading.Event, progress: Progress) -> None:
         config, n_steps = self.config, self.parts.plan.n_steps

@@ -13,7 +13,7 @@ from rlvr_jax.train.batch_plan import plan_table
 from rlvr_jax.train.config import ConfigError, TrainConfig
 from rlvr_jax.train.progress import Progress
 from rlvr_jax.train.run import Stopped, run_point
-from rlvr_jax.train.run_directory import locked
+from rlvr_jax.train.run_directory import RunDirectoryError, locked
 from rlvr_jax.train.warmstart import starting_params, warmstart_hash
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,11 @@ def run_study(
             progress = Progress(f"[{number}/{len(points)}] {config.point_name}")
             try:
                 outcome = run_point(config, parts, params, folder, stop=stop, progress=progress)
+            except OSError as error:
+                raise RunDirectoryError(
+                    f"writing {folder} failed ({error.strerror or error}); what was written before is whole. "
+                    "Free the disk or make it writable, and run the same command to go on"
+                ) from error
             finally:
                 progress.close()
             say(f"[{number}/{len(points)}] {folder}: {'already finished, skipped' if outcome == 'skipped' else outcome}")

@@ -1,0 +1,196 @@
+"""What a run will do, counted before it does it."""
+
+import dataclasses
+
+import pytest
+
+from rlvr_jax.train import config as c
+from rlvr_jax.train.batch_plan import batch_plan, is_due, is_noise_due, plan_table, plan_warnings
+
+DATA = {"n_train": 48, "n_heldout": 20, "longest_prompt_tokens": 7, "n_devices": 1, "n_parameters": 1_000}
+
+
+def split_config():
+    """8 prompts x 4 rollouts, taken twice in minibatches of 4 prompts and backward passes of 2."""
+    return c.TrainConfig(
+        n_updates=12,
+        batch=c.BatchConfig(n_prompts=8, n_rollouts=4, minibatch_prompts=4, microbatch_prompts=2, epochs_per_buffer=2),
+        sampling=c.SamplingConfig(max_new_tokens=4),
+        noise=c.NoiseConfig(every_updates=6),
+        eval=c.EvalConfig(every_updates=5, n_problems=16),
+    )
+
+
+def stepping_config(updates_per_step, *, n_steps, every_updates):
+    return c.TrainConfig(
+        n_updates=n_steps * updates_per_step,
+        batch=c.BatchConfig(n_prompts=2 * updates_per_step, minibatch_prompts=2),
+        noise=c.NoiseConfig(every_updates=every_updates),
+    )
+
+
+def problems_of(config, **changes):
+    with pytest.raises(c.ConfigError) as refused:
+        batch_plan(config, **(DATA | changes))
+    return refused.value.problems
+
+
+def test_every_number_of_a_plan():
+    plan = batch_plan(split_config(), **DATA)
+    assert dataclasses.asdict(plan) == {
+        "n_prompts": 8,
+        "n_rollouts": 4,
+        "rollouts_per_step": 32,  # 8 * 4
+        "minibatch_prompts": 4,
+        "rollouts_per_update": 16,  # 4 * 4
+        "updates_per_step": 4,  # 2 passes over 8 / 4 minibatches
+        "microbatch_prompts": 2,
+        "microbatches_per_update": 2,  # 4 / 2
+        "n_updates": 12,
+        "n_steps": 3,  # 12 / 4
+        "total_prompts": 24,  # 3 * 8
+        "total_rollouts": 96,  # 3 * 32
+        "n_train": 48,
+        "n_heldout": 20,
+        "passes_over_data": 0.5,  # 24 / 48
+        "max_prompt_tokens": 7,
+        "max_new_tokens": 4,
+        "max_step_tokens": 352,  # 32 * (7 + 4)
+        "n_devices": 1,
+        # steps end after updates 4, 8, 12: 5 falls into the second, 10 into the third; and the start
+        "n_evaluations": 3,
+        # steps begin after updates 0, 4, 8: 0 is due at the first, 6 at the third
+        "n_noise_measurements": 2,
+        "n_parameters": 1_000,
+    }
+
+
+def test_what_is_automatic_follows_n_prompts(tiny_config):  # 8 prompts x 4 rollouts, 4 updates
+    plan = batch_plan(tiny_config, **DATA)
+    assert (plan.minibatch_prompts, plan.microbatch_prompts) == (8, 8)
+    assert (plan.updates_per_step, plan.microbatches_per_update, plan.n_steps) == (1, 1, 4)
+    assert plan.rollouts_per_update == plan.rollouts_per_step == 32
+    assert plan.n_evaluations == 3  # the start, after 2 and after 4 updates
+    assert plan.n_noise_measurements == 2  # before the first and the third update
+
+
+@pytest.mark.parametrize(("max_prompt_tokens", "planned"), [(0, 7), (7, 7), (10, 10)])
+def test_the_prompt_length_is_the_longest_unless_more_is_asked(max_prompt_tokens, planned):
+    config = split_config()
+    config.sampling.max_prompt_tokens = max_prompt_tokens
+    plan = batch_plan(config, **DATA)
+    assert plan.max_prompt_tokens == planned
+    assert plan.max_step_tokens == 32 * (planned + 4)
+
+
+def test_more_prompts_than_training_problems_are_refused():
+    (problem,) = problems_of(split_config(), n_train=7)
+    assert "batch.n_prompts=8 is more than the 7 training problems" in problem
+    assert "use batch.n_prompts=7 or less" in problem
+    assert batch_plan(split_config(), **(DATA | {"n_train": 8})).passes_over_data == 3.0
+
+
+def test_more_evaluation_problems_than_heldout_ones_are_refused():
+    (problem,) = problems_of(split_config(), n_heldout=15)
+    assert "eval.n_problems=16 is more than the 15 held-out problems" in problem
+    assert "use eval.n_problems=15 or less" in problem
+    assert batch_plan(split_config(), **(DATA | {"n_heldout": 16})).n_heldout == 16
+
+
+def test_a_prompt_length_shorter_than_the_longest_prompt_is_refused():
+    config = split_config()
+    config.sampling.max_prompt_tokens = 6
+    (problem,) = problems_of(config)
+    assert "sampling.max_prompt_tokens=6 is shorter than the longest prompt" in problem
+    assert "7 tokens; use that, or 0 for automatic" in problem
+
+
+def test_devices_that_do_not_divide_a_backward_pass_are_refused():
+    (problem,) = problems_of(split_config(), n_devices=3)
+    assert problem.startswith("batch.microbatch_prompts=2 is not a multiple of the devices that share a batch=3")
+    assert batch_plan(split_config(), **(DATA | {"n_devices": 2})).n_devices == 2
+
+
+def test_all_that_does_not_fit_is_said_at_once():
+    config = split_config()
+    config.sampling.max_prompt_tokens = 6
+    named = [problem.split("=")[0] for problem in problems_of(config, n_devices=3, n_train=7, n_heldout=15)]
+    assert named == ["batch.microbatch_prompts", "batch.n_prompts", "eval.n_problems", "sampling.max_prompt_tokens"]
+
+
+@pytest.mark.parametrize("updates_per_step", [1, 2, 3, 5])
+@pytest.mark.parametrize("every_updates", [1, 2, 3, 4, 7, 100])
+def test_something_is_due_at_the_first_step_end_at_or_after_each_multiple(updates_per_step, every_updates):
+    n_steps = 9
+    config = stepping_config(updates_per_step, n_steps=n_steps, every_updates=every_updates)
+    update, due = 0, []
+    for step in range(n_steps):  # slowly, one update after the other
+        is_step_due = step == n_steps - 1
+        for _ in range(updates_per_step):
+            update += 1
+            is_step_due = is_step_due or update % every_updates == 0
+        due.append(is_step_due)
+    assert [is_due(step, every_updates, config) for step in range(n_steps)] == due
+
+
+@pytest.mark.parametrize("updates_per_step", [1, 2, 3, 5])
+@pytest.mark.parametrize("every_updates", [1, 2, 3, 4, 7, 100])
+def test_noise_is_due_at_the_first_step_start_at_or_after_each_multiple(updates_per_step, every_updates):
+    n_steps = 9
+    config = stepping_config(updates_per_step, n_steps=n_steps, every_updates=every_updates)
+    update, is_owed, due = 0, False, []
+    for _ in range(n_steps):
+        is_owed = is_owed or update % every_updates == 0
+        due.append(is_owed)
+        is_owed = False
+        for index in range(updates_per_step):
+            is_owed = is_owed or (index > 0 and update % every_updates == 0)
+            update += 1
+    assert [is_noise_due(step, config) for step in range(n_steps)] == due
+
+
+def test_something_done_every_0_updates_is_never_due():
+    config = stepping_config(2, n_steps=4, every_updates=0)
+    assert not any(is_due(step, 0, config) for step in range(4))
+    assert not any(is_noise_due(step, config) for step in range(4))
+    config.eval.every_updates, config.eval.n_problems = 0, 16
+    assert batch_plan(config, **DATA).n_evaluations == 1  # the start
+    assert batch_plan(config, **DATA).n_noise_measurements == 0
+
+
+def test_a_large_share_of_the_data_in_one_batch_is_warned_about():
+    few = batch_plan(split_config(), **(DATA | {"n_train": 32}))  # 8 is a quarter of 32
+    assert plan_warnings(few) == []
+    (warning,) = plan_warnings(batch_plan(split_config(), **(DATA | {"n_train": 31})))
+    assert "n_prompts=8 is more than a quarter of the 31 training problems" in warning
+
+
+def test_many_passes_over_the_data_are_warned_about():
+    config = split_config()
+    config.n_updates = 80  # 20 steps of 8 prompts: 5 passes over 32 problems
+    assert plan_warnings(batch_plan(config, **(DATA | {"n_train": 32}))) == []
+    config.n_updates = 84
+    (warning,) = plan_warnings(batch_plan(config, **(DATA | {"n_train": 32})))
+    assert "every training problem is seen 5.2 times" in warning  # 168 / 32 = 5.25
+
+
+@pytest.mark.parametrize(
+    ("line_of", "number", "how"),
+    [
+        ("rollouts per step", "32", "8 prompts x 4 rollouts"),
+        ("updates per step", "4", "minibatches of 4 prompts"),
+        ("rollouts per update", "16", ""),
+        ("backward passes per update", "2", "micro-batches of 2 prompts on 1 device(s)"),
+        ("steps / updates", "3 / 12", ""),
+        ("rollouts in all", "96", "24 prompts"),
+        ("passes over the data", "0.50", "48 training problems, 20 held out"),
+        ("tokens per step, at most", "352", "7 prompt + 4 completion"),
+        ("evaluations", "3", "the start included"),
+        ("noise measurements", "2", ""),
+        ("parameters", "1000", ""),
+    ],
+)
+def test_the_table_has_a_line_for_each_quantity(line_of, number, how):
+    lines = plan_table(batch_plan(split_config(), **DATA)).splitlines()
+    (line,) = [line for line in lines if line.strip().startswith(line_of + "  ")]
+    assert line.split() == f"{line_of} {number} {how}".split()

@@ -1,0 +1,290 @@
+"""A whole run in one process: what it writes, skips, resumes, refuses and survives."""
+
+import copy
+import errno
+import json
+import threading
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rlvr_jax.analysis.read_runs import read_rows
+from rlvr_jax.models.spec import initial_params
+from rlvr_jax.train import log as log_module
+from rlvr_jax.train.assemble import assemble
+from rlvr_jax.train.config import ConfigError
+from rlvr_jax.train.perf import compile_count
+from rlvr_jax.train.placement import replicated
+from rlvr_jax.train.progress import Progress
+from rlvr_jax.train.run import Stopped, minibatch_rows, run_point
+
+
+@pytest.fixture(scope="module")
+def start(tiny_params):
+    """Runs a config in a folder."""
+
+    def run(config, folder: Path, *, stop=None, params=tiny_params):
+        parts = assemble(config)
+        folder.mkdir(parents=True, exist_ok=True)
+        params = jax.device_put(params, replicated(parts.mesh))
+        return run_point(config, parts, params, folder, stop=stop or threading.Event(), progress=Progress("test"))
+
+    return run
+
+
+def exact_rows(folder: Path) -> list[dict]:
+    """metrics.jsonl without its times."""
+    return [
+        {name: value for name, value in row.items() if name != "seconds" and not name.startswith("perf/")}
+        for row in read_rows(folder / "metrics.jsonl")
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, module_config, start):
+    """An uninterrupted run that the tests below compare with."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert start(module_config, folder) == "finished"
+    return folder
+
+
+def test_the_shared_run_learns_from_something(finished):
+    rows = exact_rows(finished)
+    assert all(0 < row["reward/mean"] < 1 for row in rows)
+    assert all(row["optim/grad_norm"] > 0 for row in rows)
+
+
+def test_rows_are_counted_in_updates_prompts_and_rollouts(finished):
+    rows = list(read_rows(finished / "metrics.jsonl"))
+    assert [row["update"] for row in rows] == [1, 2, 3, 4]
+    assert [row["prompts"] for row in rows] == [8, 16, 24, 32]
+    assert [row["rollouts"] for row in rows] == [32, 64, 96, 128]
+    lengths = [row["completions/mean_length"] * 32 for row in rows]  # completion tokens
+    assert [row["batch/tokens"] for row in rows] == pytest.approx(lengths)
+    assert np.diff([0, *(row["tokens"] for row in rows)]) == pytest.approx(
+        [n + 8 * 7 for n in lengths]  # and 8 prompts of <bos> and six characters
+    )
+
+
+def test_the_sampler_and_the_trainer_agree_on_log_probabilities(finished):
+    for row in exact_rows(finished):
+        assert row["mismatch/logp_diff_max"] < 1e-5
+        assert row["policy/ratio_max"] == 1.0
+
+
+def test_the_promised_metric_names_are_there(finished):
+    row = list(read_rows(finished / "metrics.jsonl"))[0]
+    promised = """reward/mean reward/std reward/within_group_std reward/frac_zero_std reward/frac_all_zero
+        reward/frac_all_one reward/best_of_n reward/best_of_n_gap rewards/correct/mean loss/total loss/policy
+        optim/grad_norm optim/grad_norm_clipped optim/update_norm optim/lr policy/entropy policy/ratio_mean
+        policy/ratio_max policy/clip_frac_low policy/clip_frac_high completions/mean_length completions/max_length
+        completions/truncated_frac completions/length_correct completions/length_incorrect mismatch/logp_diff_mean
+        mismatch/logp_diff_max batch/n_prompts batch/n_rollouts batch/effective_prompts batch/tokens gns/naive
+        gns/noise_to_signal gns/b_noise_prompts gns/b_noise_rollouts gns/grad_sq gns/resolved perf/step_s
+        perf/sample_s perf/train_s perf/sample_tok_s perf/train_tok_s perf/mfu perf/peak_gib perf/compile_s"""
+    assert set(promised.split()) <= set(row)
+
+
+def test_noise_is_measured_every_second_update_and_null_where_unresolved(finished):
+    rows = exact_rows(finished)
+    assert ["gns/trace_cov" in row for row in rows] == [True, False, True, False]
+    for row in rows[::2]:
+        assert (row["gns/b_noise_prompts"] is None) == (row["gns/resolved"] == 0.0)
+
+
+def test_evaluations_start_at_update_zero(finished):
+    rows = list(read_rows(finished / "evals.jsonl"))
+    assert [row["update"] for row in rows] == [0, 2, 4]
+    assert all(0 <= row["eval/digits/pass@1"] <= row["eval/digits/pass@4"] <= 1 for row in rows)
+
+
+def test_samples_are_kept_with_their_rewards(finished):
+    rows = list(read_rows(finished / "rollouts.jsonl.gz"))
+    assert {row["update"] for row in rows} == {2, 4}
+    assert len(rows) == 2 * 8 * 4
+    assert all((row["completion"] == row["answer"]) == (row["reward"] == 1.0) for row in rows)
+
+
+def test_event_files_read_back_with_tensorboards_own_reader(finished):
+    events = EventAccumulator(str(finished), size_guidance={"scalars": 0, "tensors": 0, "histograms": 0})
+    events.Reload()
+    rows = list(read_rows(finished / "metrics.jsonl"))
+    shown = {event.step: event.value for event in events.Scalars("reward/mean")}
+    assert shown == pytest.approx({row["update"]: row["reward/mean"] for row in rows})
+    evals = {event.step: event.value for event in events.Scalars("eval/digits/pass@1")}
+    assert evals == pytest.approx(
+        {row["update"]: row["eval/digits/pass@1"] for row in read_rows(finished / "evals.jsonl")}
+    )
+    assert b"|prompt|completion|" in events.Tensors("rollouts/text_summary")[0].tensor_proto.string_val[0]
+    assert [event.step for event in events.Histograms("completions/length")] == [2, 4]
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    assert not list(finished.glob("*/events.*"))  # no sub-runs
+
+
+def test_run_json_says_what_ran(finished, tiny_params):
+    run = json.loads((finished / "run.json").read_text())
+    assert run["status"] == "finished"
+    assert run["config"]["batch.n_prompts"] == 8
+    assert run["plan"]["rollouts_per_step"] == 32
+    assert run["plan"]["n_parameters"] == sum(leaf.size for leaf in jax.tree.leaves(tiny_params))
+    assert {"jax", "numpy", "python"} <= set(run["versions"])
+
+
+def test_a_finished_point_is_skipped(finished, module_config, start):
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert start(module_config, finished) == "skipped"
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_nothing_compiles_after_the_first_update(tmp_path, module_config, start):
+    config = copy.deepcopy(module_config)
+    config.n_updates, config.noise.every_updates = 5, 1
+    start(config, tmp_path)
+    compile_s = [row["perf/compile_s"] for row in read_rows(tmp_path / "metrics.jsonl")]
+    assert compile_s[0] > 0
+    assert compile_s[1:] == [0.0] * 4
+    n_before = compile_count()
+    start(module_config, tmp_path / "again")
+    assert compile_count() > n_before  # the counter does count
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, finished, module_config, start):
+    stop = threading.Event()
+    stop.set()  # as soon as the first step ends
+    with pytest.raises(Stopped, match="after update 1"):
+        start(module_config, tmp_path, stop=stop)
+    assert len(exact_rows(tmp_path)) == 1
+    assert start(module_config, tmp_path) == "finished"
+    assert exact_rows(tmp_path) == exact_rows(finished)
+
+
+def test_more_updates_continue_a_finished_run(tmp_path, finished, module_config, start):
+    shorter = copy.deepcopy(module_config)
+    shorter.n_updates = 2
+    start(shorter, tmp_path)
+    assert start(module_config, tmp_path) == "finished"
+    assert exact_rows(tmp_path) == exact_rows(finished)
+
+
+def test_rows_after_the_restored_update_are_cut(tmp_path, finished, module_config, start):
+    shorter = copy.deepcopy(module_config)
+    shorter.n_updates = 2
+    start(shorter, tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:  # what a killed process left past its checkpoint
+        file.write('{"update": 3, "reward/mean": 99}\n{"update": 4, "rew')
+    start(module_config, tmp_path)
+    assert exact_rows(tmp_path) == exact_rows(finished)
+
+
+def test_every_changed_field_is_refused_by_name(finished, module_config, start):
+    config = copy.deepcopy(module_config)
+    config.optimizer.peak_lr, config.algo.clip_low = 0.5, 0.3
+    with pytest.raises(ConfigError) as caught:
+        start(config, finished)
+    assert len(caught.value.problems) == 2
+    assert "algo.clip_low was 0.2" in caught.value.problems[0]
+    assert "optimizer.peak_lr was 0.001" in caught.value.problems[1]
+
+
+def test_other_starting_weights_are_refused(finished, module_config, start):
+    params = initial_params(assemble(module_config).spec, jax.random.key(1))
+    with pytest.raises(ConfigError, match="was started from other weights"):
+        start(module_config, finished, params=params)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, finished, module_config, caplog, start):
+    shorter = copy.deepcopy(module_config)
+    shorter.n_updates = 3
+    start(shorter, tmp_path)
+    for file in (tmp_path / "checkpoints" / "3").rglob("*"):
+        if file.is_file() and "ocdbt" in str(file):
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert start(module_config, tmp_path) == "finished"
+    assert "checkpoint of update 3 is damaged" in caplog.text
+    assert (tmp_path / "checkpoints" / "damaged_3").is_dir()
+    assert exact_rows(tmp_path) == exact_rows(finished)
+
+
+def test_a_loss_that_is_not_finite_stops_after_saving(tmp_path, module_config, start):
+    config = copy.deepcopy(module_config)
+    config.optimizer.peak_lr, config.optimizer.warmup_updates = 1e30, 0
+    with pytest.raises(FloatingPointError, match=r"update 2 was not finite .*after update 1 is saved.*peak_lr=1e\+30"):
+        start(config, tmp_path)
+    assert [row["update"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1]
+    assert (tmp_path / "checkpoints" / "1").is_dir()
+    assert json.loads((tmp_path / "run.json").read_text())["nonfinite_at_update"] == 2
+
+
+def test_a_full_disk_loses_nothing_that_was_written(tmp_path, finished, module_config, monkeypatch, start):
+    append = log_module._append
+
+    def full_from_update_4(file, row):
+        if row["update"] == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(file, row)
+
+    monkeypatch.setattr(log_module, "_append", full_from_update_4)
+    with pytest.raises(OSError, match="No space left"):
+        start(module_config, tmp_path)
+    assert exact_rows(tmp_path) == exact_rows(finished)[:3]
+    monkeypatch.undo()
+    assert start(module_config, tmp_path) == "finished"
+    assert exact_rows(tmp_path) == exact_rows(finished)
+
+
+def test_a_failing_view_is_counted_and_the_run_goes_on(tmp_path, finished, module_config, monkeypatch, start):
+    def broken(*_args, **_kwargs):
+        raise RuntimeError("no histograms today")
+
+    monkeypatch.setattr(log_module.SummaryWriter, "add_histogram", broken)
+    assert start(module_config, tmp_path) == "finished"
+    rows = exact_rows(tmp_path)
+    assert [row["health/sink_errors"] for row in rows] == [0, 0, 2, 2]  # two histograms at update 2
+    assert [row["reward/mean"] for row in rows] == [row["reward/mean"] for row in exact_rows(finished)]
+
+
+def test_several_updates_per_step_use_a_fixed_old_policy(tmp_path, module_config, start):
+    config = copy.deepcopy(module_config)
+    config.batch.minibatch_prompts, config.batch.epochs_per_buffer, config.n_updates = 4, 2, 8
+    config.optimizer.peak_lr, config.algo.clip_low, config.algo.clip_high = 3e-2, 0.01, 0.01
+    start(config, tmp_path)
+    rows = exact_rows(tmp_path)
+    assert [row["step"] for row in rows] == [1, 1, 1, 1, 2, 2, 2, 2]
+    firsts, lasts = rows[::4], rows[3::4]
+    assert all(abs(row["policy/ratio_max"] - 1) < 1e-5 for row in firsts)
+    assert all(row["policy/ratio_max"] > 1.001 for row in lasts)
+    assert any(row["policy/clip_frac_high"] + row["policy/clip_frac_low"] > 0 for row in lasts)
+
+
+def test_minibatches_cover_the_collection_once_per_epoch(module_config):
+    config = copy.deepcopy(module_config)
+    config.batch.minibatch_prompts, config.batch.epochs_per_buffer = 2, 3
+    rows = minibatch_rows(config, step=5)
+    assert len(rows) == 12
+    for epoch in range(3):
+        assert sorted(np.concatenate(rows[4 * epoch : 4 * epoch + 4])) == list(range(8))
+    assert not np.array_equal(np.concatenate(rows[:4]), np.concatenate(rows[4:8]))
+    np.testing.assert_array_equal(np.stack(rows), np.stack(minibatch_rows(config, step=5)))
+
+
+def test_a_kl_penalty_starts_at_zero_and_grows(tmp_path, module_config, start):
+    config = copy.deepcopy(module_config)
+    config.algo.kl_coef, config.optimizer.peak_lr = 0.1, 1e-2
+    start(config, tmp_path)
+    kl = [row["policy/kl_ref"] for row in exact_rows(tmp_path)]
+    assert abs(kl[0]) < 1e-6
+    assert kl[-1] > 1e-4
+    assert exact_rows(tmp_path)[-1]["loss/kl"] > 0
+
+
+def test_a_run_does_not_depend_on_the_number_of_devices(tmp_path, finished, module_config, start):
+    config = copy.deepcopy(module_config)
+    config.placement.data = 8
+    start(config, tmp_path)
+    one, eight = exact_rows(finished), exact_rows(tmp_path)
+    for name in ("reward/mean", "optim/grad_norm", "policy/entropy", "gns/trace_cov", "gns/grad_sq"):
+        wanted = [row[name] for row in one if name in row]
+        assert [row[name] for row in eight if name in row] == pytest.approx(wanted, rel=1e-4, abs=1e-6)
