@@ -23,7 +23,9 @@ def get_config(arg: str | None = None) -> c.TrainConfig:
             model=c.ModelConfig(name="olmo2-1b"),
             batch=c.BatchConfig(n_prompts=1024, n_rollouts=2),
         )
-    raise c.ConfigError([f"cbs_p2c.py:{arg} is unknown; use cbs_p2c.py:tiny (built-in model) or cbs_p2c.py (OLMo-2-1B)"])
+    raise c.ConfigError(
+        [f"cbs_p2c.py:{arg} is unknown; use cbs_p2c.py:tiny (built-in model) or cbs_p2c.py (OLMo-2-1B)"]
+    )
 
 
 def sweep(arg: str | None = None) -> list[dict]:

@@ -31,9 +31,7 @@ def make_tiny_config() -> c.TrainConfig:
         n_updates=4,
         task=c.TaskConfig(name="digits", operators="+", operand_max=4),
         model=c.ModelConfig(width=16, n_layers=2, n_heads=2, n_kv_heads=1, mlp_width=32),
-        warmstart=c.WarmstartConfig(
-            n_updates=150, n_correct_updates=0, batch_size=64, peak_lr=1e-2, warmup_updates=10
-        ),
+        warmstart=c.WarmstartConfig(n_updates=150, n_correct_updates=0, batch_size=64, peak_lr=1e-2, warmup_updates=10),
         batch=c.BatchConfig(n_prompts=8, n_rollouts=4),
         optimizer=c.OptimizerConfig(peak_lr=1e-3, warmup_updates=2),
         noise=c.NoiseConfig(every_updates=2, sketch_width=64),

@@ -5,9 +5,7 @@ import jax
 import jax.numpy as jnp
 
 
-def token_logprobs(
-    logits_NTV: jax.Array, token_NT: jax.Array, *, temperature: float
-) -> tuple[jax.Array, jax.Array]:
+def token_logprobs(logits_NTV: jax.Array, token_NT: jax.Array, *, temperature: float) -> tuple[jax.Array, jax.Array]:
     """log softmax(logits / temperature) at each token, and the entropy of that distribution.
 
     The temperature is the sampler's: a policy that is drawn from at 0.7 and trained at 1 is

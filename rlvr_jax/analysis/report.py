@@ -7,10 +7,18 @@ from rlvr_jax.analysis.figures import gns_comparison, runs_comparison
 from rlvr_jax.analysis.read_runs import RunRecord
 from rlvr_jax.analysis.seeds import Order, Ratio, resolved_orders
 from rlvr_jax.analysis.summary import (
-    PointSummary, mean_and_spread, samples_to_target, summarise_points, updates_to_target,
+    PointSummary,
+    mean_and_spread,
+    samples_to_target,
+    summarise_points,
+    updates_to_target,
 )  # fmt: skip
 
-SUMMARY_FILE, RUNS_FILE, METRICS_FILE = "comprehensive_summary.md", "summary_metrics.csv", "combined_training_metrics.csv"
+SUMMARY_FILE, RUNS_FILE, METRICS_FILE = (
+    "comprehensive_summary.md",
+    "summary_metrics.csv",
+    "combined_training_metrics.csv",
+)
 CURVES_FILE, NOISE_FILE = "runs_comparison.png", "gns_comparison.png"
 
 
@@ -25,7 +33,9 @@ def write_report(records: list[RunRecord], folder: Path) -> str:
     for field in ("task.name", "eval.target_metric", "eval.targets"):
         found = sorted({str(record.config[field]) for record in records})
         if len(found) > 1:
-            raise ValueError(f"the runs differ in {field} ({', '.join(found)}) and cannot share a table; report them apart")
+            raise ValueError(
+                f"the runs differ in {field} ({', '.join(found)}) and cannot share a table; report them apart"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     runs_comparison(points, folder / CURVES_FILE)
     gns_comparison(points, folder / NOISE_FILE)

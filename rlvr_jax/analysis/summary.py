@@ -48,7 +48,9 @@ def summarise_run(record: RunRecord) -> RunSummary | None:
     later = [accuracy for update, accuracy in zip(updates, accuracies, strict=True) if update > 0]
     if not later:
         return None
-    measured = [row for row in record.metrics if row.get("gns/trace_cov") is not None and row.get("gns/grad_sq") is not None]
+    measured = [
+        row for row in record.metrics if row.get("gns/trace_cov") is not None and row.get("gns/grad_sq") is not None
+    ]
     return RunSummary(
         record=record,
         start_accuracy=accuracies[0],

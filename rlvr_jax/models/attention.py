@@ -22,9 +22,9 @@ def grouped_query_attention(
     N, T, H, K = query_NTHK.shape
     G = key_NSGK.shape[2]
     query_NTGJK = query_NTHK.reshape(N, T, G, H // G, K)
-    score_NGJTS = jnp.einsum(
-        "ntgjk,nsgk->ngjts", query_NTGJK, key_NSGK, preferred_element_type=jnp.float32
-    ) / jnp.sqrt(jnp.float32(K))
+    score_NGJTS = jnp.einsum("ntgjk,nsgk->ngjts", query_NTGJK, key_NSGK, preferred_element_type=jnp.float32) / jnp.sqrt(
+        jnp.float32(K)
+    )
     # a large finite number: a row of -inf would turn into NaN
     score_NGJTS = jnp.where(is_visible, score_NGJTS, jnp.float32(-1e30))
     weight_NGJTS = jax.nn.softmax(score_NGJTS, axis=-1).astype(value_NSGK.dtype)

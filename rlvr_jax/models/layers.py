@@ -24,9 +24,7 @@ def rotary_angles(position_NT: jax.Array, *, head_width: int, theta: float) -> t
 def rotate(x_NTHK: jax.Array, cos_NT1K: jax.Array, sin_NT1K: jax.Array) -> jax.Array:
     """Turns each pair (x_i, x_{i+K/2}) by its angle: the half-split layout of the HF checkpoints."""
     first, second = jnp.split(x_NTHK.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate(
-        [first * cos_NT1K - second * sin_NT1K, second * cos_NT1K + first * sin_NT1K], axis=-1
-    )
+    turned = jnp.concatenate([first * cos_NT1K - second * sin_NT1K, second * cos_NT1K + first * sin_NT1K], axis=-1)
     return turned.astype(x_NTHK.dtype)
 
 

@@ -57,9 +57,7 @@ def parameter_table(spec: ModelSpec) -> dict[str, Parameter]:
         "layers/attention/query": Parameter((L, D, H, K), ("layers", "embed", "heads", "head_width"), into),
         "layers/attention/key": Parameter((L, D, G, K), ("layers", "embed", "kv_heads", "head_width"), into),
         "layers/attention/value": Parameter((L, D, G, K), ("layers", "embed", "kv_heads", "head_width"), into),
-        "layers/attention/out": Parameter(
-            (L, H, K, D), ("layers", "heads", "head_width", "embed"), out_of_heads
-        ),
+        "layers/attention/out": Parameter((L, H, K, D), ("layers", "heads", "head_width", "embed"), out_of_heads),
         "layers/mlp/norm": Parameter((L, D), ("layers", "embed"), None),
         "layers/mlp/gate": Parameter((L, D, F), ("layers", "embed", "mlp"), into),
         "layers/mlp/up": Parameter((L, D, F), ("layers", "embed", "mlp"), into),

@@ -33,7 +33,7 @@ def layer_weights(params: Params, spec: ModelSpec) -> list[Params]:
 
 def hidden_states(params: Params, spec: ModelSpec, token_NT: jax.Array, *, use_remat: bool) -> jax.Array:
     """The last layer's normalised states, [N, T, D], of right-padded sequences."""
-    N, T = token_NT.shape
+    T = token_NT.shape[1]
     angles = rotary_angles(jnp.arange(T)[None], head_width=spec.head_width, theta=spec.rope_theta)
     is_visible_111TT = jnp.tril(jnp.ones((T, T), bool))[None, None, None]
 
@@ -51,7 +51,7 @@ def prefill(
     params: Params, layers: list[Params], spec: ModelSpec, prompt_PS: jax.Array
 ) -> tuple[jax.Array, list[LayerCache]]:
     """States [P, S, D] and per-layer keys and values of right-padded prompts."""
-    P, S = prompt_PS.shape
+    S = prompt_PS.shape[1]
     angles = rotary_angles(jnp.arange(S)[None], head_width=spec.head_width, theta=spec.rope_theta)
     is_visible_111SS = jnp.tril(jnp.ones((S, S), bool))[None, None, None]
     x_PSD, caches = params["embedding"][prompt_PS], []

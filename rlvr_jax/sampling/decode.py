@@ -111,16 +111,11 @@ def decode(
         length_N=jnp.zeros(P * R, jnp.int32),
     )
     caches = [
-        jax.tree.map(lambda x_PSGK: _room_for_completions(x_PSGK, R, max_new_tokens), cache)
-        for cache in prompt_caches
+        jax.tree.map(lambda x_PSGK: _room_for_completions(x_PSGK, R, max_new_tokens), cache) for cache in prompt_caches
     ]
     first = choose(jnp.repeat(first_logits_PV, R, axis=0), empty, caches)
-    end = jax.lax.while_loop(
-        lambda loop: (loop.position < max_new_tokens) & ~jnp.all(loop.is_ended_N), advance, first
-    )
-    return Completions(
-        end.completion_NT, end.behavior_logprob_NT, end.length_N, ~end.is_ended_N, end.position - 1
-    )
+    end = jax.lax.while_loop(lambda loop: (loop.position < max_new_tokens) & ~jnp.all(loop.is_ended_N), advance, first)
+    return Completions(end.completion_NT, end.behavior_logprob_NT, end.length_N, ~end.is_ended_N, end.position - 1)
 
 
 def _room_for_completions(prompt_PSGK: jax.Array, n_rollouts: int, max_new_tokens: int) -> jax.Array:

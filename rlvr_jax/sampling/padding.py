@@ -22,9 +22,7 @@ def pad_right(rows: Sequence[Sequence[int]], *, width: int, pad_id: int) -> tupl
     return token_NT, length_N
 
 
-def join_prompt_and_completion(
-    prompt_NS: jax.Array, prompt_length_N: jax.Array, completion_NT: jax.Array
-) -> jax.Array:
+def join_prompt_and_completion(prompt_NS: jax.Array, prompt_length_N: jax.Array, completion_NT: jax.Array) -> jax.Array:
     """Each row's prompt followed at once by its completion, then pads: int32[N, S + T].
 
     Args:

@@ -99,9 +99,7 @@ class DigitArithmetic(_Arithmetic):
 
     def __init__(self, *, operators: str, operand_min: int, operand_max: int):
         operands = range(operand_min, operand_max + 1)
-        super().__init__(
-            [(op, a, b) for op in operators for a in operands for b in operands if op == "+" or a >= b]
-        )
+        super().__init__([(op, a, b) for op in operators for a in operands for b in operands if op == "+" or a >= b])
 
     def _problem(self, operator: str, left: int, right: int) -> Problem:
         answer = str(_result(operator, left, right)).zfill(self.answer_width)[::-1]

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ class Checkpoints:
                     "checkpoint of update %d is damaged (%s: %s); set aside as %s, trying the one before",
                     update, type(error).__name__, _first_line(error), aside,
                 )  # fmt: skip
+                _ignore_closed_event_loops()
                 (self.folder / str(update)).rename(aside)
                 self._manager.reload()
         if updates:
@@ -115,6 +117,22 @@ class Checkpoints:
 def _rank(metrics: dict[str, float]) -> float:
     accuracy = metrics["accuracy"]
     return accuracy if math.isfinite(accuracy) else -math.inf  # NaN sorts anywhere
+
+
+def _ignore_closed_event_loops() -> None:
+    """Keeps one harmless traceback off the terminal.
+
+    When one array of a damaged checkpoint fails, reads of the others are still under way in
+    tensorstore; as they end they report to an event loop that orbax has closed. Remove when a
+    failed restore of orbax waits for them (seen with orbax-checkpoint 0.12.8).
+    """
+    earlier = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            earlier(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _first_line(error: Exception) -> str:

@@ -303,9 +303,7 @@ def _range_problems(config: TrainConfig) -> list[str]:
         problems += [
             f"{path}={values[path]} must be at least {least}" for path in paths.split() if values[path] < least
         ]
-    problems += [
-        f"{path}={values[path]} must be above 0" for path in _ABOVE_ZERO.split() if values[path] <= 0
-    ]
+    problems += [f"{path}={values[path]} must be above 0" for path in _ABOVE_ZERO.split() if values[path] <= 0]
     problems += [
         f"{path}={values[path]} must lie in [0, 1)" for path in _BELOW_ONE.split() if not 0 <= values[path] < 1
     ]
@@ -327,7 +325,9 @@ def _choice_problems(config: TrainConfig) -> list[str]:
         "model.compute_dtype": (config.model.compute_dtype, ("float32", "bfloat16")),
         "eval.target_metric": (config.eval.target_metric, ("pass@1", "greedy")),
     }
-    problems = [f"{path}={value!r} is not one of {known}" for path, (value, known) in choices.items() if value not in known]
+    problems = [
+        f"{path}={value!r} is not one of {known}" for path, (value, known) in choices.items() if value not in known
+    ]
     for path, name in (("study", config.study), ("point", config.point)):
         if name in (".", "..") or "/" in name or "\0" in name or (path == "study" and not name):
             problems.append(f"{path}={name!r} must be usable as a folder name")

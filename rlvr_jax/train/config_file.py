@@ -50,7 +50,9 @@ def load_points(argv: list[str], flag_values: flags.FlagValues) -> list[TrainCon
     except (flags.Error, TypeError, ValueError) as error:
         raise ConfigError([_plain(error)]) from error
     if len(rest) > 1:
-        raise ConfigError([f"unexpected argument(s) {' '.join(rest[1:])}; flags start with -- and hold their value after ="])
+        raise ConfigError(
+            [f"unexpected argument(s) {' '.join(rest[1:])}; flags start with -- and hold their value after ="]
+        )
     config = flag_values.config
     points = []
     for changes in _call(module, "sweep", arg or None) if hasattr(module, "sweep") else [{}]:
@@ -146,5 +148,3 @@ def _call(module: ModuleType, function: str, arg: str | None) -> Any:
 
 def _plain(error: Exception) -> str:
     return " ".join(str(error).split())
-
-

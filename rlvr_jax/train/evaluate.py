@@ -85,4 +85,3 @@ def build_evaluator(config: EvalConfig, parts: Parts, *, max_new_tokens: int) ->
         return metrics
 
     return evaluate
-

@@ -44,9 +44,7 @@ def _saved_params(config: TrainConfig, parts: Parts, checkpoint: Path) -> tuple[
     if not folder.is_dir() and checkpoint.name.isdigit():
         folder, update = checkpoint.parent, int(checkpoint.name)
     if not folder.is_dir():
-        raise CheckpointError(
-            f"--checkpoint={checkpoint} is neither a run directory nor a folder of its checkpoints/"
-        )
+        raise CheckpointError(f"--checkpoint={checkpoint} is neither a run directory nor a folder of its checkpoints/")
     checkpoints = Checkpoints(folder, keep_newest=1, keep_best=0, is_read_only=True)
     known = checkpoints.all_updates()
     update = update if update is not None else max(known, default=None)

@@ -69,9 +69,7 @@ def build_noise_measurement(
 ) -> Callable[[Params, NoiseAverages, Batch], tuple[NoiseAverages, NoiseMetrics]]:
     """Returns `measure(params, averages, batch [P, ...]) -> (averages, gns/ metrics)`."""
     block_prompts = n_prompts // naive_minibatches
-    chunk = noise_chunk_prompts(
-        block_prompts=block_prompts, chunk_prompts=chunk_prompts, n_devices=mesh.shape["data"]
-    )
+    chunk = noise_chunk_prompts(block_prompts=block_prompts, chunk_prompts=chunk_prompts, n_devices=mesh.shape["data"])
     group_gradients = build_group_gradients(
         group_loss,
         build_sketch=lambda tree: build_count_sketch(tree, jax.random.key(SKETCH_SEED), width=sketch_width),

@@ -19,7 +19,13 @@ from rlvr_jax.train.assemble import Parts, root_key
 from rlvr_jax.train.batch_plan import is_due, is_noise_due, plan_warnings
 from rlvr_jax.train.checkpoint import Checkpoints
 from rlvr_jax.train.collect import (
-    Collection, build_batch, in_microbatches, prompts_of_step, reward_metrics, sample_prompts, score,
+    Collection,
+    build_batch,
+    in_microbatches,
+    prompts_of_step,
+    reward_metrics,
+    sample_prompts,
+    score,
 )  # fmt: skip
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields
 from rlvr_jax.train.evaluate import build_evaluator
@@ -30,11 +36,20 @@ from rlvr_jax.train.perf import compile_seconds, step_metrics
 from rlvr_jax.train.placement import replicated
 from rlvr_jax.train.progress import Progress
 from rlvr_jax.train.run_directory import (
-    FINISHED, RUNNING, STOPPED, check_same_config, read_run, write_run,
+    FINISHED,
+    RUNNING,
+    STOPPED,
+    check_same_config,
+    read_run,
+    write_run,
 )  # fmt: skip
 from rlvr_jax.train.state import TrainState, initial_state
 from rlvr_jax.train.step import (
-    Batch, build_logprob_pass, build_loss, build_rollout_logprobs, build_train_step,
+    Batch,
+    build_logprob_pass,
+    build_loss,
+    build_rollout_logprobs,
+    build_train_step,
 )  # fmt: skip
 from rlvr_jax.train.warmstart import params_hash
 
@@ -327,8 +342,8 @@ class _Run:
             saved = f"the state after update {before.update} is saved in {self.folder}"
         self.write_run(STOPPED, nonfinite_at_update=update)
         raise FloatingPointError(
-            f"update {update} was not finite ({what}) and was not applied; {saved}. "
-            f"Lower optimizer.peak_lr={self.config.optimizer.peak_lr} or optimizer.clip_norm={self.config.optimizer.clip_norm}"
+            f"update {update} was not finite ({what}) and was not applied; {saved}. A run keeps its settings: start "
+            f"another with --runs=DIR and less than optimizer.peak_lr={self.config.optimizer.peak_lr}"
         )
 
     def _write_samples(self, collection: Collection, step: int) -> None:

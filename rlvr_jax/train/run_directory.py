@@ -99,7 +99,11 @@ def write_run(
             "starting_params": starting_params_hash,
             "git_revision": _git_revision(),
             "versions": {"python": platform.python_version()} | _versions(),
-            "devices": {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind, "n": jax.device_count()},
+            "devices": {
+                "platform": jax.default_backend(),
+                "kind": jax.devices()[0].device_kind,
+                "n": jax.device_count(),
+            },
             **more,
         },
     )

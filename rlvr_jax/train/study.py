@@ -69,7 +69,9 @@ def run_study(
                 ) from error
             finally:
                 progress.close()
-            say(f"[{number}/{len(points)}] {folder}: {'already finished, skipped' if outcome == 'skipped' else outcome}")
+            say(
+                f"[{number}/{len(points)}] {folder}: {'already finished, skipped' if outcome == 'skipped' else outcome}"
+            )
         folders.append(folder)
         if stop.is_set() and number < len(points):
             raise Stopped(f"{folder} is finished, {len(points) - number} point(s) are left")
@@ -85,7 +87,10 @@ def _assembled(points: list[TrainConfig]) -> list:
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     names = [config.point_name for config in points]
-    problems += [f"two points are called {name!r}; give them different names" for name in sorted({n for n in names if names.count(n) > 1})]
+    problems += [
+        f"two points are called {name!r}; give them different names"
+        for name in sorted({n for n in names if names.count(n) > 1})
+    ]
     if problems:
         raise ConfigError(problems)
     return parts

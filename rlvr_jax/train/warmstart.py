@@ -98,7 +98,7 @@ def save_params(path: Path, params: Params) -> None:
 
 
 def load_params(path: Path, spec: ModelSpec) -> Params:
-    """Parameters written by `save_params`. Raises ValueError naming what is missing, extra, mis-shaped or unreadable."""
+    """Parameters written by `save_params`. Raises ValueError naming what is missing, mis-shaped or unreadable."""
     try:
         flat = safetensors.numpy.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:

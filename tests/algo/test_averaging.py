@@ -25,8 +25,7 @@ def test_sums_and_weights_by_hand(kind, total, weight):
 def test_micro_batches_add_up(kind):
     whole = np.array(loss_sum_and_weight(LOSS_NT, KEPT_NT, kind=kind, max_length=5))
     parts = sum(
-        np.array(loss_sum_and_weight(LOSS_NT[i : i + 1], KEPT_NT[i : i + 1], kind=kind, max_length=5))
-        for i in range(2)
+        np.array(loss_sum_and_weight(LOSS_NT[i : i + 1], KEPT_NT[i : i + 1], kind=kind, max_length=5)) for i in range(2)
     )
     np.testing.assert_allclose(whole, parts, rtol=1e-6)
 

@@ -54,9 +54,7 @@ def test_at_ratio_one_the_gradient_is_that_of_the_policy_gradient():
 
 def test_old_log_probabilities_get_no_gradient():
     def total(old):
-        return clipped_policy_loss(
-            jnp.zeros((1, 2)), old, jnp.ones(1), clip_low=0.2, clip_high=0.2
-        ).loss_NT.sum()
+        return clipped_policy_loss(jnp.zeros((1, 2)), old, jnp.ones(1), clip_low=0.2, clip_high=0.2).loss_NT.sum()
 
     np.testing.assert_array_equal(jax.grad(total)(jnp.full((1, 2), 0.1)), [[0.0, 0.0]])
 

@@ -157,6 +157,15 @@ def test_speed_and_final_accuracy_are_ordered_apart(tmp_path):
     assert "0 of 1 pairs" in final
 
 
+def test_the_final_accuracy_is_the_last_and_not_the_best(tmp_path):
+    for seed, wobble in enumerate((0.0, 0.01, 0.02)):  # one point ends where it peaks, the other falls back
+        make_run(tmp_path / "runs", point=f"a{seed}", split=(8, 4), seed=seed, accuracies=(0.2, 0.5, 0.7 + wobble))
+        make_run(tmp_path / "runs", point=f"b{seed}", split=(4, 8), seed=seed, accuracies=(0.2, 0.9, 0.4 + wobble))
+    text = report(tmp_path)
+    assert "- 8 x 4 above 4 x 8 by 0.300" in text.split("Order by final accuracy")[1]
+    assert table_of(text)["4 x 8"]["final pass@1"] == "0.410 ± 0.010"
+
+
 def test_runs_that_are_not_finished_are_named(tmp_path):
     make_run(tmp_path / "runs", point="done", seed=0)
     make_run(tmp_path / "runs", point="cut_short", seed=1, status="stopped")

@@ -27,9 +27,7 @@ def test_temperature_zero_takes_the_largest():
 
 def test_each_position_draws_anew():
     keys, logits = jax.random.split(jax.random.key(0), 64), jnp.zeros((64, 50))
-    first, again, second = (
-        choose_token(keys, logits, position=jnp.int32(t), temperature=1.0)[0] for t in (0, 0, 1)
-    )
+    first, again, second = (choose_token(keys, logits, position=jnp.int32(t), temperature=1.0)[0] for t in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert (first != second).mean() > 0.9
 

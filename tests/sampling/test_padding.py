@@ -21,7 +21,7 @@ def test_a_row_that_does_not_fit_is_refused_not_cut(rows):
 def test_completion_follows_its_prompt_at_once(prompt_length):
     prompt_NS = jnp.array([[5, 6, 7]]).at[0, prompt_length:].set(0)
     got = join_prompt_and_completion(prompt_NS, jnp.array([prompt_length]), jnp.array([[8, 9, 2, 0]]))
-    expected = [5, 6, 7][:prompt_length] + [8, 9, 2, 0]
+    expected = [*[5, 6, 7][:prompt_length], 8, 9, 2, 0]
     np.testing.assert_array_equal(got[0], expected + [0] * (7 - len(expected)))
 
 

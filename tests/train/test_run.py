@@ -76,7 +76,7 @@ def test_the_sampler_and_the_trainer_agree_on_log_probabilities(finished):
 
 
 def test_the_promised_metric_names_are_there(finished):
-    row = list(read_rows(finished / "metrics.jsonl"))[0]
+    row = next(read_rows(finished / "metrics.jsonl"))
     promised = """reward/mean reward/std reward/within_group_std reward/frac_zero_std reward/frac_all_zero
         reward/frac_all_one reward/best_of_n reward/best_of_n_gap rewards/correct/mean loss/total loss/policy
         optim/grad_norm optim/grad_norm_clipped optim/update_norm optim/lr policy/entropy policy/ratio_mean
@@ -211,7 +211,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, fini
 def test_a_loss_that_is_not_finite_stops_after_saving(tmp_path, module_config, start):
     config = copy.deepcopy(module_config)
     config.optimizer.peak_lr, config.optimizer.warmup_updates = 1e30, 0
-    with pytest.raises(FloatingPointError, match=r"update 2 was not finite .*after update 1 is saved.*peak_lr=1e\+30"):
+    with pytest.raises(FloatingPointError, match=r"update 2 was not finite .*after update 1 is saved.*peak_lr=1e\+30$"):
         start(config, tmp_path)
     assert [row["update"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1]
     assert (tmp_path / "checkpoints" / "1").is_dir()

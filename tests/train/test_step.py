@@ -122,7 +122,7 @@ def test_gradient_equals_finite_differences_of_the_slow_loss(has_old):
         h = 1e-5
 
         def at(sign, direction=direction, h=h):
-            moved = jax.tree.map(lambda leaf, d: np.asarray(leaf, np.float64) + sign * h * d, PARAMS, direction)
+            moved = jax.tree.map(lambda leaf, v: np.asarray(leaf, np.float64) + sign * h * v, PARAMS, direction)
             return slow_loss(moved, batch, "sequence", old_PRT)
 
         slope = sum(float((g * d).sum()) for g, d in zip(*map(jax.tree.leaves, (grads, direction)), strict=True))
@@ -149,9 +149,7 @@ def test_golden_adamw_step():
     grads = gradient("token", batch)
     norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(grads)))
     lr, eps, decay, clip = 0.01, 1e-3, 0.1, 0.5 * norm
-    optimizer = adamw(
-        SPEC, optax.constant_schedule(lr), b1=0.9, b2=0.95, eps=eps, weight_decay=decay, clip_norm=clip
-    )
+    optimizer = adamw(SPEC, optax.constant_schedule(lr), b1=0.9, b2=0.95, eps=eps, weight_decay=decay, clip_norm=clip)
     state, _ = take_step("token", batch, optimizer=optimizer)
     for path, is_decayed in ((("layers", "mlp", "up"), True), (("layers", "mlp", "norm"), False), (("head",), True)):
         old, new, g = PARAMS, state.params, grads
@@ -184,7 +182,9 @@ def test_a_nonfinite_update_is_not_applied_and_freezes_the_state(where):
     mesh, optimizer = build_mesh(data=1), optax.sgd(1.0)
     step = build_train_step(make_loss("token"), optimizer, optax.constant_schedule(1.0), mesh, clip_norm=0.0)
     state = jax.device_put(initial_state(PARAMS, optimizer), replicated(mesh))
-    state, metrics = step(state, in_microbatches(dataclasses.replace(batch, **{where: poisoned}), mesh, microbatch_prompts=P))
+    state, metrics = step(
+        state, in_microbatches(dataclasses.replace(batch, **{where: poisoned}), mesh, microbatch_prompts=P)
+    )
     assert not bool(metrics["is_applied"])
     assert int(state.n_updates) == 0
     state, metrics = step(state, in_microbatches(batch, mesh, microbatch_prompts=P))  # a good one comes too late

@@ -1,0 +1,25 @@
+# make train: the small study and its report.   make test: the tests.
+PYTHON ?= python3
+RUNS ?= runs
+
+.PHONY: train test lint clean
+
+train: .venv/installed
+	.venv/bin/python bin/train --config=cbs_p2c.py:tiny --runs=$(RUNS)
+	.venv/bin/python bin/report $(RUNS)/cbs_p2c_tiny
+	@echo "event files: $(RUNS)/cbs_p2c_tiny/*/events.out.tfevents.*  (.venv/bin/tensorboard --logdir $(RUNS)/cbs_p2c_tiny)"
+
+test: .venv/installed lint
+	.venv/bin/python -m pytest -n 2 -q
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,plots]'
+	@touch $@
+
+clean:
+	rm -rf .venv tests/.xla_cache
