@@ -10,8 +10,8 @@ from rlvr_jax.train.checkpoint import CheckpointError, Checkpoints
 from rlvr_jax.train.config import TrainConfig
 from rlvr_jax.train.evaluate import build_evaluator
 from rlvr_jax.train.placement import replicated
+from rlvr_jax.train.programs import build_programs
 from rlvr_jax.train.progress import Progress
-from rlvr_jax.train.run import build_programs
 from rlvr_jax.train.state import initial_state
 from rlvr_jax.train.study import cache_folder
 from rlvr_jax.train.warmstart import starting_params

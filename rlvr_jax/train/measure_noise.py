@@ -21,6 +21,7 @@ SKETCH_SEED = 20_250_101  # any constant: the hash must not change between steps
 LARGEST_AUTOMATIC_CHUNK = 8
 
 NoiseMetrics = dict[str, jax.Array]
+NoiseMeasurement = Callable[[Params, NoiseAverages, Batch], tuple[NoiseAverages, NoiseMetrics]]
 
 
 def build_group_loss(rollout_logprobs: RolloutLogprobs, *, kl_coef: float) -> Callable[[Params, Batch], jax.Array]:
@@ -66,7 +67,7 @@ def build_noise_measurement(
     sketch_width: int,
     smoothing: float,
     chunk_prompts: int,
-) -> Callable[[Params, NoiseAverages, Batch], tuple[NoiseAverages, NoiseMetrics]]:
+) -> NoiseMeasurement:
     """Returns `measure(params, averages, batch [P, ...]) -> (averages, gns/ metrics)`."""
     block_prompts = n_prompts // naive_minibatches
     chunk = noise_chunk_prompts(block_prompts=block_prompts, chunk_prompts=chunk_prompts, n_devices=mesh.shape["data"])

@@ -4,18 +4,16 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 from rlvr_jax.models.spec import Params
-from rlvr_jax.sampling.rollout import Rollouts, build_sampler
+from rlvr_jax.sampling.rollout import Rollouts
 from rlvr_jax.tasks.problem import Problem
-from rlvr_jax.train.assemble import Parts, root_key
+from rlvr_jax.train.assemble import Parts
 from rlvr_jax.train.batch_plan import is_due, is_noise_due, plan_warnings
 from rlvr_jax.train.checkpoint import Checkpoints
 from rlvr_jax.train.collect import (
@@ -26,14 +24,12 @@ from rlvr_jax.train.collect import (
     reward_metrics,
     sample_prompts,
     score,
-)  # fmt: skip
+)
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields
-from rlvr_jax.train.evaluate import build_evaluator
 from rlvr_jax.train.log import Row, RunLog
-from rlvr_jax.train.measure_noise import build_group_loss, build_noise_measurement
-from rlvr_jax.train.optimizer import adamw, learning_rate
 from rlvr_jax.train.perf import compile_seconds, step_metrics
 from rlvr_jax.train.placement import replicated
+from rlvr_jax.train.programs import build_programs
 from rlvr_jax.train.progress import Progress
 from rlvr_jax.train.run_directory import (
     FINISHED,
@@ -42,15 +38,9 @@ from rlvr_jax.train.run_directory import (
     check_same_config,
     read_run,
     write_run,
-)  # fmt: skip
+)
 from rlvr_jax.train.state import TrainState, initial_state
-from rlvr_jax.train.step import (
-    Batch,
-    build_logprob_pass,
-    build_loss,
-    build_rollout_logprobs,
-    build_train_step,
-)  # fmt: skip
+from rlvr_jax.train.step import Batch
 from rlvr_jax.train.warmstart import params_hash
 
 log = logging.getLogger(__name__)
@@ -58,17 +48,6 @@ log = logging.getLogger(__name__)
 
 class Stopped(Exception):
     """A signal asked the run to end; its state is saved."""
-
-
-class Programs(NamedTuple):
-    """The jitted functions of a run."""
-
-    sample: Callable
-    train_step: Callable
-    logprob_pass: Callable
-    measure_noise: Callable | None
-    evaluate: Callable[[Params], dict[str, float]]
-    optimizer: optax.GradientTransformation
 
 
 class Counters(NamedTuple):
@@ -80,69 +59,6 @@ class Counters(NamedTuple):
     rollouts: int
     tokens: int
     seconds: float
-
-
-def build_programs(config: TrainConfig, parts: Parts) -> Programs:
-    """Everything that is traced, built once per run from what never changes in it."""
-    algo, opt, noise = config.algo, config.optimizer, config.noise
-    rollout_logprobs = build_rollout_logprobs(
-        parts.spec,
-        temperature=config.sampling.temperature,
-        compute_dtype=parts.compute_dtype,
-        use_remat=config.model.use_remat,
-    )
-    loss = build_loss(
-        rollout_logprobs,
-        clip_low=algo.clip_low,
-        clip_high=algo.clip_high,
-        kl_coef=algo.kl_coef,
-        averaging=algo.averaging,
-        max_new_tokens=config.sampling.max_new_tokens,
-    )
-    schedule = learning_rate(
-        peak_lr=opt.peak_lr,
-        warmup_updates=opt.warmup_updates,
-        schedule=opt.schedule,
-        decay_updates=config.decay_updates,
-    )
-    optimizer = adamw(
-        parts.spec,
-        schedule,
-        b1=opt.b1,
-        b2=opt.b2,
-        eps=opt.eps,
-        weight_decay=opt.weight_decay,
-        clip_norm=opt.clip_norm,
-    )
-    measure_noise = None
-    if noise.every_updates > 0:
-        measure_noise = build_noise_measurement(
-            build_group_loss(rollout_logprobs, kl_coef=algo.kl_coef),
-            parts.mesh,
-            n_prompts=config.batch.n_prompts,
-            n_rollouts=config.batch.n_rollouts,
-            naive_minibatches=noise.naive_minibatches,
-            sketch_width=noise.sketch_width,
-            smoothing=noise.smoothing,
-            chunk_prompts=noise.chunk_prompts,
-        )
-    return Programs(
-        sample=build_sampler(
-            parts.spec,
-            n_rollouts=config.batch.n_rollouts,
-            max_new_tokens=config.sampling.max_new_tokens,
-            temperature=config.sampling.temperature,
-            eos_id=parts.tokenizer.eos_id,
-            pad_id=parts.tokenizer.pad_id,
-            compute_dtype=parts.compute_dtype,
-            root_key=root_key(config.seed, "rollouts"),
-        ),
-        train_step=build_train_step(loss, optimizer, schedule, parts.mesh, clip_norm=opt.clip_norm),
-        logprob_pass=build_logprob_pass(rollout_logprobs),
-        measure_noise=measure_noise,
-        evaluate=build_evaluator(config.eval, parts, max_new_tokens=config.sampling.max_new_tokens),
-        optimizer=optimizer,
-    )
 
 
 def run_point(

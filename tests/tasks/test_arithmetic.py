@@ -149,8 +149,10 @@ def test_the_first_heldout_problems_are_a_fair_sample_of_all():
 
 def test_the_problems_are_the_same_in_every_process():
     code = (
-        "from rlvr_jax.tasks.arithmetic import DigitArithmetic as D; t = D(operators='+-', operand_min=0, operand_max=9);"
-        "print([t.train_problem(i).prompt for i in range(t.n_train)], [t.heldout_problem(i).prompt for i in range(t.n_heldout)])"
+        "from rlvr_jax.tasks.arithmetic import DigitArithmetic\n"
+        "task = DigitArithmetic(operators='+-', operand_min=0, operand_max=9)\n"
+        "print([task.train_problem(i).prompt for i in range(task.n_train)])\n"
+        "print([task.heldout_problem(i).prompt for i in range(task.n_heldout)])"
     )
     printed = {
         subprocess.run(
