@@ -61,7 +61,7 @@ def _record(file: Path) -> RunRecord:
     try:
         run = json.loads(file.read_text(encoding="utf-8"))
         fields = {name: run[name] for name in ("study", "point", "status", "config", "plan")}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} is no run.json of this library ({type(error).__name__}: {error})") from error
     folder = file.parent
     return RunRecord(

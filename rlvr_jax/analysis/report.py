@@ -30,7 +30,7 @@ def write_report(records: list[RunRecord], folder: Path) -> str:
     points = summarise_points(records)
     if not points:
         raise ValueError("none of the runs has an evaluation after its start yet")
-    for field in ("task.name", "eval.target_metric", "eval.targets"):
+    for field in ("task.name", "eval.target_metric", "eval.targets", "eval.k", "n_updates"):
         found = sorted({str(record.config[field]) for record in records})
         if len(found) > 1:
             raise ValueError(
@@ -60,12 +60,14 @@ def report_text(records: list[RunRecord], points: list[PointSummary]) -> str:
         "",
         *_table(points, config),
         "",
-        *_orders("mean accuracy over training (speed)", {p.name: [r.mean_accuracy for r in p.runs] for p in points}),
+        *_orders(
+            "mean accuracy over training (speed)", {p.name: [r.mean_accuracy for r in p.finished_runs] for p in points}
+        ),
         "",
-        *_orders("final accuracy", {p.name: [r.final_accuracy for r in p.runs] for p in points}),
+        *_orders("final accuracy", {p.name: [r.final_accuracy for r in p.finished_runs] for p in points}),
     ]
     if unfinished:
-        lines += ["", f"Not finished: {', '.join(unfinished)}."]
+        lines += ["", f"Not finished, and left out of every order: {', '.join(unfinished)}."]
     return "\n".join(lines)
 
 
@@ -81,7 +83,7 @@ def _table(points: list[PointSummary], config: dict) -> list[str]:
             [
                 point.name,
                 str(len(point.runs)),
-                f"{sum(run.start_accuracy for run in point.runs) / len(point.runs):.3f}",
+                mean_and_spread([run.start_accuracy for run in point.runs if run.start_accuracy is not None]),
                 *(updates_to_target(point, i) for i in range(len(targets))),
                 *([samples_to_target(point, len(targets) - 1)] if targets else []),
                 *(mean_and_spread([final[name] for final in finals]) for name in ("greedy", *ks)),

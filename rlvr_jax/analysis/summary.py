@@ -1,5 +1,7 @@
 """A study as one row per run and one row per point."""
 
+import itertools
+import math
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ class RunSummary:
     """What one run came to."""
 
     record: RunRecord
-    start_accuracy: float
+    start_accuracy: float | None  # None: the row of update 0 is missing
     final_accuracy: float
     mean_accuracy: float  # over the evaluations after the start: rewards speed, and needs no target
     crossings: list[Crossing]
@@ -34,6 +36,11 @@ class PointSummary:
     runs: list[RunSummary]
 
     @property
+    def finished_runs(self) -> list[RunSummary]:
+        """Those that may be compared: a run that was cut short has had less time to learn."""
+        return [run for run in self.runs if run.record.status == "finished"]
+
+    @property
     def noise_to_signal(self) -> Ratio:
         """S / (|G|^2 n_prompts), averages over all measurements of all seeds."""
         return ratio_of_averages(
@@ -44,7 +51,8 @@ class PointSummary:
 
 def summarise_run(record: RunRecord) -> RunSummary | None:
     """None for a run without any evaluation after its start."""
-    updates, accuracies = column(record.evals, record.target_name)
+    evals = [row for row in record.evals if row.get(record.target_name) is not None]
+    updates, accuracies = column(evals, record.target_name)
     later = [accuracy for update, accuracy in zip(updates, accuracies, strict=True) if update > 0]
     if not later:
         return None
@@ -53,12 +61,14 @@ def summarise_run(record: RunRecord) -> RunSummary | None:
     ]
     return RunSummary(
         record=record,
-        start_accuracy=accuracies[0],
+        start_accuracy=accuracies[0] if updates[0] == 0 else None,
         final_accuracy=accuracies[-1],
         mean_accuracy=statistics.fmean(later),
         crossings=[first_crossing(updates, accuracies, target) for target in record.config["eval.targets"]],
         final_evaluation={
-            name.rsplit("/", 1)[-1]: value for name, value in record.evals[-1].items() if name.startswith("eval/")
+            name.rsplit("/", 1)[-1]: math.nan if value is None else value
+            for name, value in evals[-1].items()
+            if name.startswith("eval/")
         },
         trace_cov=[row["gns/trace_cov"] for row in measured],
         grad_sq=[row["gns/grad_sq"] for row in measured],
@@ -66,7 +76,10 @@ def summarise_run(record: RunRecord) -> RunSummary | None:
 
 
 def summarise_points(records: list[RunRecord]) -> list[PointSummary]:
-    """Points by falling n_prompts; runs that differ only in their seed are one point."""
+    """Points by falling n_prompts; runs that differ only in their seed are one point.
+
+    Raises ValueError when two folders hold the same point and seed: they are one run, not two seeds.
+    """
     by_point: dict[tuple, list[RunSummary]] = defaultdict(list)
     for record in records:
         summary = summarise_run(record)
@@ -75,11 +88,16 @@ def summarise_points(records: list[RunRecord]) -> list[PointSummary]:
     splits = [(key[0], key[1]) for key in by_point]
     points = []
     for key, runs in by_point.items():
-        n_prompts, n_rollouts, study = key[0], key[1], runs[0].record.study
-        name = f"{n_prompts} x {n_rollouts}"
-        if splits.count((n_prompts, n_rollouts)) > 1:  # other settings differ too: say which run it is
-            name += f" ({study}/{runs[0].record.point})"
-        points.append(PointSummary(name, n_prompts, n_rollouts, sorted(runs, key=lambda run: run.record.seed)))
+        runs = sorted(runs, key=lambda run: run.record.seed)
+        for first, second in itertools.pairwise(runs):
+            if first.record.seed == second.record.seed:
+                raise ValueError(
+                    f"{first.record.folder} and {second.record.folder} hold the same point and seed; report one of them"
+                )
+        name = f"{key[0]} x {key[1]}"
+        if splits.count(key[:2]) > 1:  # other settings differ too: say which run it is
+            name += f" ({runs[0].record.folder})"
+        points.append(PointSummary(name, key[0], key[1], runs))
     return sorted(points, key=lambda point: (-point.n_prompts, point.n_rollouts, point.name))
 
 
@@ -89,7 +107,9 @@ def _settings_but_seed(record: RunRecord) -> tuple[Any, ...]:
 
 
 def mean_and_spread(values: list[float]) -> str:
-    """ "0.873 ± 0.012": mean and standard deviation over seeds; one value stands alone."""
+    """ "0.873 ± 0.012": mean and standard deviation over seeds; one value stands alone, none is "-"."""
+    if not values:
+        return "-"
     if len(values) == 1:
         return f"{values[0]:.3f}"
     return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"

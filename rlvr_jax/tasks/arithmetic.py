@@ -14,7 +14,7 @@ import numpy as np
 from rlvr_jax.tasks.problem import Problem
 
 HELDOUT_ONE_IN = 10  # one problem in ten is never trained on
-_FIRST_INTEGER = re.compile(r"(?<![0-9])-?[0-9]+")
+_FIRST_INTEGER = re.compile(r"-?[0-9]+")
 _COMMUTATIVE = "+*"
 
 
@@ -40,6 +40,12 @@ def _hash(content: str) -> int:
     return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "big")
 
 
+def _item(triples: list[tuple[str, int, int]], index: int) -> tuple[str, int, int]:
+    if index < 0:
+        raise IndexError(f"problem {index}: problems are counted from 0")
+    return triples[index]
+
+
 class _Arithmetic(abc.ABC):
     """What the two wordings share: the triples (operator, left, right) and their split by content."""
 
@@ -48,15 +54,17 @@ class _Arithmetic(abc.ABC):
     def __init__(self, triples: list[tuple[str, int, int]]):
         hashes = {triple: _hash(_content(*triple)) for triple in triples}
         self._train = [triple for triple in triples if hashes[triple] % HELDOUT_ONE_IN]
-        # in the order of their hashes, so that any prefix of the held-out set is a fair sample of it
-        self._heldout = sorted((t for t in triples if hashes[t] % HELDOUT_ONE_IN == 0), key=hashes.__getitem__)
+        # in an order of another hash, so that any prefix is a fair sample, with a + b far from b + a
+        self._heldout = sorted(
+            (t for t in triples if hashes[t] % HELDOUT_ONE_IN == 0), key=lambda t: _hash(f"order {t}")
+        )
         self.n_train, self.n_heldout = len(self._train), len(self._heldout)
 
     def train_problem(self, index: int) -> Problem:
-        return self._problem(*self._train[index])
+        return self._problem(*_item(self._train, index))
 
     def heldout_problem(self, index: int) -> Problem:
-        return self._problem(*self._heldout[index])
+        return self._problem(*_item(self._heldout, index))
 
     def rewards(self, problem: Problem, completion: str) -> dict[str, float]:
         return {"correct": float(self.is_correct(problem, completion))}

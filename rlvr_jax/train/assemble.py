@@ -11,8 +11,9 @@ from rlvr_jax.models.tokenizer import CharTokenizer
 from rlvr_jax.tasks.arithmetic import DigitArithmetic, SentenceArithmetic
 from rlvr_jax.tasks.problem import Task
 from rlvr_jax.train.batch_plan import BatchPlan, batch_plan
-from rlvr_jax.train.config import ModelConfig, TaskConfig, TrainConfig, validate
+from rlvr_jax.train.config import ModelConfig, TaskConfig, TrainConfig
 from rlvr_jax.train.placement import build_mesh
+from rlvr_jax.train.validate import validate
 
 
 @dataclass(frozen=True)

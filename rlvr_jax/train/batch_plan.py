@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from rlvr_jax.train.config import ConfigError, TrainConfig, indivisible
+from rlvr_jax.train.config import ConfigError, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +44,15 @@ def batch_plan(
 ) -> BatchPlan:
     """The plan of a validated config. Raises ConfigError with every number that does not fit the data or devices."""
     batch, sampling = config.batch, config.sampling
-    problems = indivisible(
-        "batch.microbatch_prompts" if batch.microbatch_prompts else "the prompts of one backward pass",
-        config.microbatch_prompts,
-        "the devices that share a batch",
-        n_devices,
-    )
+    problems = []
+    if config.microbatch_prompts % n_devices:
+        below = config.microbatch_prompts // n_devices * n_devices
+        fix = f"{below} or {below + n_devices}" if below else f"{n_devices}"
+        shared = max(d for d in range(1, n_devices + 1) if config.microbatch_prompts % d == 0)
+        problems.append(
+            f"{n_devices} devices cannot share the {config.microbatch_prompts} prompts of one backward pass evenly; "
+            f"use batch.microbatch_prompts={fix} (a divisor of the minibatch), or placement.data={shared}"
+        )
     if batch.n_prompts > n_train:
         problems.append(
             f"batch.n_prompts={batch.n_prompts} is more than the {n_train} training problems of task "

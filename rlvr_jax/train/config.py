@@ -1,17 +1,12 @@
-"""Every setting of a run, typed, with its default; `validate` finds what cannot work.
+"""Every setting of a run, typed, with its default.
 
 Plain dataclasses: files in `configs/` build one, the command line overrides fields, then
-`validate` runs once before anything else. 0 means automatic where a comment says so.
+`validate` looks for what cannot work. 0 means automatic where a comment says so.
 """
 
 import dataclasses
 import difflib
-import math
-import typing
 from typing import Any
-
-from rlvr_jax.algo.advantages import ADVANTAGE_KINDS
-from rlvr_jax.algo.averaging import AVERAGING_KINDS
 
 SCHEDULES = ("constant", "linear", "cosine")
 TASKS = ("arithmetic", "digits")
@@ -94,13 +89,13 @@ class SamplingConfig:
 class AlgoConfig:
     """Advantages, loss and averaging."""
 
-    advantage: str = "rloo"  # one of ADVANTAGE_KINDS
+    advantage: str = "rloo"  # or "grpo", "centred" (Dr. GRPO)
     std_ddof: int = 1  # of "grpo": 0 divides by R, 1 by R - 1
     std_eps: float = 1e-4  # of "grpo": added to the standard deviation
     clip_low: float = 0.2  # the ratio is clipped below 1 - clip_low
     clip_high: float = 0.2  # and above 1 + clip_high
     kl_coef: float = 0.0  # beta of the k3 penalty to the initial policy; 0 keeps no reference
-    averaging: str = "constant_length"  # one of AVERAGING_KINDS
+    averaging: str = "constant_length"  # or "sequence", "token"
 
 
 @dataclasses.dataclass
@@ -230,190 +225,14 @@ def set_field(config: TrainConfig, path: str, value: Any) -> None:
 
 
 def unknown_field(path: str, config: TrainConfig) -> str:
-    """The message for a field that does not exist."""
-    known = list(flat_fields(config))
-    by_leaf = {name.rsplit(".", 1)[-1]: name for name in known}
-    nearest = difflib.get_close_matches(path, known, n=1, cutoff=0.5) or [
-        by_leaf[leaf] for leaf in difflib.get_close_matches(path.rsplit(".", 1)[-1], by_leaf, n=1)
-    ]
-    hint = f"did you mean config.{nearest[0]}?" if nearest else "see rlvr_jax/train/config.py for all fields"
-    return f"config.{path} is no field of the config; {hint}"
+    """The message for a field that does not exist, naming the nearest one."""
+    group, _, leaf = path.rpartition(".")
 
+    def likeness(known: str) -> float:
+        known_group, _, known_leaf = known.rpartition(".")
+        is_part = leaf in known_leaf or known_leaf in leaf  # lr and peak_lr, every and every_updates
+        alike = difflib.SequenceMatcher(None, leaf, known_leaf).ratio() + 0.5 * is_part
+        return alike + 0.4 * difflib.SequenceMatcher(None, group, known_group).ratio()
 
-def validate(config: TrainConfig) -> None:
-    """Raises ConfigError with every setting that cannot work, its value and the fix."""
-    problems = _type_problems(config)
-    if not problems:  # ranges of mistyped values would only repeat the news
-        problems = [*_range_problems(config), *_choice_problems(config), *_batch_problems(config)]
-        problems += _eval_problems(config)
-    if problems:
-        raise ConfigError(problems)
-
-
-def _type_problems(config: Any, prefix: str = "") -> list[str]:
-    problems = []
-    types = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value, wanted = getattr(config, field.name), types[field.name]
-        path = prefix + field.name
-        if dataclasses.is_dataclass(wanted):
-            if isinstance(value, wanted):
-                problems += _type_problems(value, path + ".")
-            else:
-                problems.append(f"{path}={value!r} must be a {wanted.__name__}")
-        elif not _has_type(value, wanted):
-            name = getattr(wanted, "__name__", str(wanted)) if not typing.get_args(wanted) else str(wanted)
-            problems.append(f"{path}={value!r} is a {type(value).__name__}, but the field is {name}")
-    return problems
-
-
-def _has_type(value: Any, wanted: Any) -> bool:
-    if typing.get_origin(wanted) is tuple:
-        return isinstance(value, tuple) and all(_has_type(v, typing.get_args(wanted)[0]) for v in value)
-    if wanted is float:  # 1 is a fine 1.0
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if wanted is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, wanted)
-
-
-_AT_LEAST = {
-    0: """seed task.operand_min warmstart.seed batch.minibatch_prompts batch.microbatch_prompts
-        sampling.max_prompt_tokens algo.clip_low algo.clip_high algo.kl_coef algo.std_eps
-        optimizer.warmup_updates optimizer.decay_updates optimizer.weight_decay optimizer.clip_norm
-        noise.every_updates noise.chunk_prompts eval.every_updates eval.seed checkpoint.keep_best
-        checkpoint.every_updates log.rollouts_every_updates placement.data warmstart.warmup_updates
-        warmstart.n_correct_updates""",
-    1: """n_updates model.width model.n_layers model.n_heads model.n_kv_heads model.mlp_width
-        warmstart.n_updates warmstart.batch_size batch.n_prompts batch.n_rollouts batch.epochs_per_buffer
-        sampling.max_new_tokens noise.sketch_width eval.n_problems eval.n_samples checkpoint.keep_newest
-        log.rollouts_n_prompts""",
-    2: "noise.naive_minibatches",
-}
-_ABOVE_ZERO = """sampling.temperature eval.temperature optimizer.peak_lr optimizer.eps warmstart.peak_lr
-    model.rope_theta model.norm_eps"""
-_BELOW_ONE = "optimizer.b1 optimizer.b2 noise.smoothing"
-
-
-def _range_problems(config: TrainConfig) -> list[str]:
-    values = flat_fields(config)
-    numbers = {path: v for path, v in values.items() if isinstance(v, float)}
-    problems = [f"{path}={v} is not a finite number" for path, v in numbers.items() if not math.isfinite(v)]
-    for least, paths in _AT_LEAST.items():
-        problems += [
-            f"{path}={values[path]} must be at least {least}" for path in paths.split() if values[path] < least
-        ]
-    problems += [f"{path}={values[path]} must be above 0" for path in _ABOVE_ZERO.split() if values[path] <= 0]
-    problems += [
-        f"{path}={values[path]} must lie in [0, 1)" for path in _BELOW_ONE.split() if not 0 <= values[path] < 1
-    ]
-    if not 0 <= config.warmstart.p_correct <= 1:
-        problems.append(f"warmstart.p_correct={config.warmstart.p_correct} must lie in [0, 1]")
-    if config.algo.clip_low > 1:
-        problems.append(f"algo.clip_low={config.algo.clip_low} must be at most 1: ratios are never negative")
-    if config.algo.std_ddof not in (0, 1):
-        problems.append(f"algo.std_ddof={config.algo.std_ddof} must be 0 (divide by R) or 1 (divide by R - 1)")
-    return problems
-
-
-def _choice_problems(config: TrainConfig) -> list[str]:
-    choices = {
-        "task.name": (config.task.name, TASKS),
-        "algo.advantage": (config.algo.advantage, ADVANTAGE_KINDS),
-        "algo.averaging": (config.algo.averaging, AVERAGING_KINDS),
-        "optimizer.schedule": (config.optimizer.schedule, SCHEDULES),
-        "model.compute_dtype": (config.model.compute_dtype, ("float32", "bfloat16")),
-        "eval.target_metric": (config.eval.target_metric, ("pass@1", "greedy")),
-    }
-    problems = [
-        f"{path}={value!r} is not one of {known}" for path, (value, known) in choices.items() if value not in known
-    ]
-    for path, name in (("study", config.study), ("point", config.point)):
-        if name in (".", "..") or "/" in name or "\0" in name or (path == "study" and not name):
-            problems.append(f"{path}={name!r} must be usable as a folder name")
-    return problems + _task_problems(config.task) + _model_problems(config.model)
-
-
-def _task_problems(task: TaskConfig) -> list[str]:
-    allowed = "+-" if task.name == "digits" else "+-*"
-    problems = []
-    if not task.operators or len(set(task.operators)) < len(task.operators) or set(task.operators) - set(allowed):
-        problems.append(f"task.operators={task.operators!r} must be different characters out of {allowed!r}")
-    if task.operand_max < task.operand_min:
-        problems.append(f"task.operand_max={task.operand_max} is below task.operand_min={task.operand_min}")
-    if task.name == "digits" and task.operand_max > 99:
-        problems.append(f"task.operand_max={task.operand_max}: task 'digits' has two-digit operands; use 99 or less")
-    if task.operand_max > 9_999:
-        problems.append(f"task.operand_max={task.operand_max} lists more than 10^8 problems; use 9999 or less")
-    return problems
-
-
-def _model_problems(model: ModelConfig) -> list[str]:
-    problems = []
-    if model.name != BUILTIN_MODEL:
-        problems.append(
-            f"model.name={model.name!r}: only the built-in model ({BUILTIN_MODEL!r}) can be trained so far, "
-            "published checkpoints cannot be loaded yet; add :tiny to the config's name "
-            "(as in --config=cbs_p2c.py:tiny) for the same protocol on the built-in model"
-        )
-    if model.n_heads > 0 and (model.width % model.n_heads or model.width // model.n_heads % 2):
-        problems.append(
-            f"model.width={model.width} must be model.n_heads={model.n_heads} times an even head width; "
-            f"use a multiple of {2 * model.n_heads}"
-        )
-    if model.n_kv_heads > 0 and model.n_heads % model.n_kv_heads:
-        problems.append(f"model.n_heads={model.n_heads} is not a multiple of model.n_kv_heads={model.n_kv_heads}")
-    return problems
-
-
-def _batch_problems(config: TrainConfig) -> list[str]:
-    batch, problems = config.batch, []
-    if batch.n_prompts < 1 or batch.n_rollouts < 1 or batch.epochs_per_buffer < 1:
-        return []  # said by the ranges
-    if batch.n_rollouts == 1:
-        problems.append(
-            f"batch.n_rollouts=1 leaves algo.advantage={config.algo.advantage!r} without a group to compare with; "
-            "use batch.n_rollouts=2 or more"
-        )
-    problems += indivisible("batch.n_prompts", batch.n_prompts, "batch.minibatch_prompts", config.minibatch_prompts)
-    problems += indivisible(
-        "batch.minibatch_prompts" if batch.minibatch_prompts else "batch.n_prompts",
-        config.minibatch_prompts,
-        "batch.microbatch_prompts",
-        config.microbatch_prompts,
-    )
-    if not problems:
-        problems += indivisible("n_updates", config.n_updates, "updates per step", config.updates_per_step)
-    if config.noise.every_updates > 0:
-        K = config.noise.naive_minibatches
-        if batch.n_prompts < 2 * K and K >= 2:
-            problems.append(
-                f"noise.naive_minibatches={K} needs at least {2 * K} prompts, batch.n_prompts={batch.n_prompts}; "
-                f"use noise.naive_minibatches={max(2, batch.n_prompts // 2)} or noise.every_updates=0"
-            )
-        else:
-            problems += indivisible("batch.n_prompts", batch.n_prompts, "noise.naive_minibatches", K)
-    return problems
-
-
-def indivisible(whole_name: str, whole: int, part_name: str, part: int) -> list[str]:
-    """[] if `part` divides `whole`, else one message with the two nearest values that would work."""
-    if part < 1 or whole % part == 0:
-        return []
-    below, above = whole // part * part, (whole // part + 1) * part
-    fix = f"{below} or {above}" if below else f"{above}"
-    return [f"{whole_name}={whole} is not a multiple of {part_name}={part}; use {whole_name}={fix}"]
-
-
-def _eval_problems(config: TrainConfig) -> list[str]:
-    problems = []
-    too_many = [k for k in config.eval.k if not 1 <= k <= config.eval.n_samples]
-    if too_many or not config.eval.k:
-        problems.append(
-            f"eval.k={config.eval.k}: every k of pass@k must lie in 1..eval.n_samples={config.eval.n_samples}"
-        )
-    if config.eval.target_metric == "pass@1" and 1 not in config.eval.k:
-        problems.append(f"eval.target_metric='pass@1' needs a 1 in eval.k={config.eval.k}")
-    if not all(0 < target <= 1 for target in config.eval.targets):
-        problems.append(f"eval.targets={config.eval.targets} must be accuracies in (0, 1]")
-    return problems
+    nearest = max(flat_fields(config), key=likeness)
+    return f"config.{path} is no field of the config; did you mean config.{nearest}?"

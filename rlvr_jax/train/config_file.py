@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields, set_field, unknown_field
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
-_OVERRIDE = re.compile(r"--?config\.([A-Za-z0-9_.]+)(?:=(.*))?$", re.DOTALL)
+_OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
 
 
 def load_points(argv: list[str], flag_values: flags.FlagValues) -> list[TrainConfig]:
@@ -32,40 +32,48 @@ def load_points(argv: list[str], flag_values: flags.FlagValues) -> list[TrainCon
     Raises:
         ConfigError: no --config, no such file, an unknown or mistyped field, a filter that leaves no point.
     """
-    argv = _with_config_path(argv)
-    config_argument = _config_argument(argv)
-    path, _, arg = config_argument.partition(":")
-    module = _load_module(Path(path))
-    overrides = _overrides(argv)
-    base = _call(module, "get_config", arg or None)
+    config_argument, argv = _taken_config(argv)
+    path, arg = _resolved(config_argument)
+    module = _load_module(path)
+    base = module.get_config(arg)
     if not isinstance(base, TrainConfig):
         raise ConfigError([f"get_config of {path} must return a TrainConfig, got {type(base).__name__}"])
-    unknown = [unknown_field(name, base) for name in overrides if name not in flat_fields(base)]
-    if unknown:
-        raise ConfigError(unknown)
+    overrides = _overrides(argv)
+    problems = [problem for name, text in overrides for problem in _override_problems(name, text, base)]
+    names = [name for name, _ in overrides]
+    problems += [f"config.{name} is given twice; keep one" for name in sorted({n for n in names if names.count(n) > 1})]
+    if problems:
+        raise ConfigError(problems)
 
-    config_flags.DEFINE_config_file("config", flag_values=flag_values, sys_argv=argv)
+    config_flags.DEFINE_config_dataclass("config", base, flag_values=flag_values, sys_argv=argv)
     try:
         rest = flag_values(argv)
     except (flags.Error, TypeError, ValueError) as error:
-        raise ConfigError([_plain(error)]) from error
+        raise ConfigError([" ".join(str(error).split())]) from error
     if len(rest) > 1:
         raise ConfigError(
             [f"unexpected argument(s) {' '.join(rest[1:])}; flags start with -- and hold their value after ="]
         )
-    config = flag_values.config
+    sweep = module.sweep(arg) if hasattr(module, "sweep") else [{}]
+    return _points(flag_values.config, sweep, dict(overrides), path)
+
+
+def _points(
+    config: TrainConfig, sweep: list[dict[str, Any]], overrides: dict[str, str], path: Path
+) -> list[TrainConfig]:
+    """The config with each of the sweep's changes; an override of a swept field keeps the points that agree."""
     points = []
-    for changes in _call(module, "sweep", arg or None) if hasattr(module, "sweep") else [{}]:
+    for changes in sweep:
         point = copy.deepcopy(config)
         for field, value in changes.items():
             if field not in overrides:
                 set_field(point, field, value)
-        # an override of a swept field keeps the points that agree with it
         if all(flat_fields(point)[field] == value for field, value in changes.items() if field in overrides):
             points.append(point)
     if not points:
-        swept = ", ".join(f"config.{name}={value}" for name, value in overrides.items())
-        raise ConfigError([f"no point of the sweep in {path} has {swept}; leave that override out to see all points"])
+        swept = {field for changes in sweep for field in changes}
+        asked = ", ".join(f"config.{name}={value}" for name, value in overrides.items() if name in swept)
+        raise ConfigError([f"no point of the sweep in {path} has {asked}; leave that override out to see all points"])
     return points
 
 
@@ -85,52 +93,61 @@ def choose_point(points: list[TrainConfig], *, name: str | None, index: int | No
     return [points[index]]
 
 
-def _with_config_path(argv: list[str]) -> list[str]:
-    """`--config=smoke.py` as `--config=<configs>/smoke.py`, unless the file is in the current folder."""
-    out = []
-    for i, argument in enumerate(argv):
-        is_value = i > 0 and argv[i - 1] in ("--config", "-config")
+def _taken_config(argv: list[str]) -> tuple[str, list[str]]:
+    """The value of --config, and the arguments without it."""
+    found, rest, arguments = [], [], iter(argv)
+    for argument in arguments:
         name, equals, value = argument.partition("=")
-        if is_value:
-            out.append(_resolved(argument))
-        elif equals and name in ("--config", "-config"):
-            out.append(f"--config={_resolved(value)}")
+        if name in ("--config", "-config"):
+            found.append(value if equals else next(arguments, ""))
         else:
-            out.append(argument)
-    return out
+            rest.append(argument)
+    if len(found) > 1:
+        raise ConfigError([f"--config is given {len(found)} times ({', '.join(found)}); keep one"])
+    if not found or not found[0]:
+        raise ConfigError([f"--config=FILE is missing; {CONFIG_FOLDER} has {_known_configs()}"])
+    return found[0], rest
 
 
-def _resolved(config_argument: str) -> str:
-    file, colon, arg = config_argument.partition(":")
+def _resolved(config_argument: str) -> tuple[Path, str | None]:
+    """The file, from the current folder or else from configs/, and what follows the colon."""
+    file, _, arg = config_argument.partition(":")
     candidates = [Path(file), CONFIG_FOLDER / file]
     if not file.endswith(".py"):
         candidates += [candidate.with_name(candidate.name + ".py") for candidate in candidates]
     for candidate in candidates:
         if candidate.is_file():
-            return f"{candidate}{colon}{arg}"
-    known = ", ".join(sorted(p.name for p in CONFIG_FOLDER.glob("*.py")))
-    raise ConfigError([f"--config={file}: no such file here or in {CONFIG_FOLDER} (it has {known})"])
+            return candidate, arg or None
+    raise ConfigError([f"--config={file}: no such file here or in {CONFIG_FOLDER} (it has {_known_configs()})"])
 
 
-def _config_argument(argv: list[str]) -> str:
-    for i, argument in enumerate(argv):
-        if argument.startswith("--config="):
-            return argument.removeprefix("--config=")
-        if argument in ("--config", "-config") and i + 1 < len(argv):
-            return argv[i + 1]
-    known = ", ".join(sorted(p.name for p in CONFIG_FOLDER.glob("*.py")))
-    raise ConfigError([f"--config=FILE is missing; {CONFIG_FOLDER} has {known}"])
+def _known_configs() -> str:
+    return ", ".join(sorted(path.name for path in CONFIG_FOLDER.glob("*.py")))
 
 
-def _overrides(argv: list[str]) -> dict[str, str]:
-    """Dotted field to the text it is overridden with."""
-    found = {}
+def _overrides(argv: list[str]) -> list[tuple[str, str]]:
+    """Every override as (dotted field, its text), in the order given."""
+    found = []
     for i, argument in enumerate(argv):
         match = _OVERRIDE.match(argument)
         if match:
             following = argv[i + 1] if i + 1 < len(argv) else ""
-            found[match[1]] = following if match[2] is None else match[2]
+            found.append((match[1], following if match[2] is None else match[2]))
     return found
+
+
+def _override_problems(name: str, text: str, base: TrainConfig) -> list[str]:
+    fields = flat_fields(base)
+    if name not in fields:
+        return [unknown_field(name, base)]
+    wanted = type(fields[name])
+    if wanted in (int, float):
+        try:
+            wanted(text)
+        except ValueError:
+            what = {int: "a whole number", float: "a number"}[wanted]
+            return [f"config.{name}={text} must be {what}, such as {fields[name]}"]
+    return []
 
 
 def _load_module(path: Path) -> ModuleType:
@@ -140,11 +157,3 @@ def _load_module(path: Path) -> ModuleType:
     if not hasattr(module, "get_config"):
         raise ConfigError([f"{path} has no get_config(arg=None)"])
     return module
-
-
-def _call(module: ModuleType, function: str, arg: str | None) -> Any:
-    return getattr(module, function)(arg)
-
-
-def _plain(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -7,7 +7,8 @@ import re
 import pytest
 
 from rlvr_jax.algo.advantages import ADVANTAGE_KINDS
-from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields, indivisible, set_field, validate
+from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields, set_field
+from rlvr_jax.train.validate import indivisible, validate
 
 
 def config_with(**changes):

@@ -1,0 +1,225 @@
+"""What cannot work in a config, every problem at once, each with its value and the fix."""
+
+import dataclasses
+import math
+import typing
+from typing import Any
+
+from rlvr_jax.algo.advantages import ADVANTAGE_KINDS
+from rlvr_jax.algo.averaging import AVERAGING_KINDS
+from rlvr_jax.train.config import (
+    BUILTIN_MODEL,
+    SCHEDULES,
+    TASKS,
+    ConfigError,
+    ModelConfig,
+    TaskConfig,
+    TrainConfig,
+    flat_fields,
+)
+
+
+def validate(config: TrainConfig) -> None:
+    """Raises ConfigError with every setting that cannot work, its value and the fix."""
+    problems = _type_problems(config)
+    if not problems:  # ranges of mistyped values would only repeat the news
+        problems = [*_range_problems(config), *_choice_problems(config), *_batch_problems(config)]
+        problems += _eval_problems(config)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _type_problems(config: Any, prefix: str = "") -> list[str]:
+    problems = []
+    types = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, wanted = getattr(config, field.name), types[field.name]
+        path = prefix + field.name
+        if dataclasses.is_dataclass(wanted):
+            if isinstance(value, wanted):
+                problems += _type_problems(value, path + ".")
+            else:
+                problems.append(f"{path}={value!r} must be a {wanted.__name__}")
+        elif not _has_type(value, wanted):
+            name = getattr(wanted, "__name__", str(wanted)) if not typing.get_args(wanted) else str(wanted)
+            problems.append(f"{path}={value!r} is a {type(value).__name__}, but the field is {name}")
+    return problems
+
+
+def _has_type(value: Any, wanted: Any) -> bool:
+    if typing.get_origin(wanted) is tuple:
+        return isinstance(value, tuple) and all(_has_type(v, typing.get_args(wanted)[0]) for v in value)
+    if wanted is float:  # 1 is a fine 1.0
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if wanted is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, wanted)
+
+
+_AT_LEAST = {
+    0: """seed task.operand_min warmstart.seed batch.minibatch_prompts batch.microbatch_prompts
+        sampling.max_prompt_tokens algo.clip_low algo.clip_high algo.kl_coef algo.std_eps
+        optimizer.warmup_updates optimizer.decay_updates optimizer.weight_decay optimizer.clip_norm
+        noise.every_updates noise.chunk_prompts eval.every_updates eval.seed checkpoint.keep_best
+        checkpoint.every_updates log.rollouts_every_updates placement.data warmstart.warmup_updates
+        warmstart.n_correct_updates""",
+    1: """n_updates model.width model.n_layers model.n_heads model.n_kv_heads model.mlp_width
+        warmstart.n_updates warmstart.batch_size batch.n_prompts batch.n_rollouts batch.epochs_per_buffer
+        sampling.max_new_tokens noise.sketch_width eval.n_problems eval.n_samples checkpoint.keep_newest
+        log.rollouts_n_prompts""",
+    2: "noise.naive_minibatches",
+}
+_ABOVE_ZERO = """sampling.temperature eval.temperature optimizer.peak_lr optimizer.eps warmstart.peak_lr
+    model.rope_theta model.norm_eps"""
+_BELOW_ONE = "optimizer.b1 optimizer.b2 noise.smoothing"
+
+
+def _range_problems(config: TrainConfig) -> list[str]:
+    values = flat_fields(config)
+    problems = [f"{path}={v} is not a finite number" for path, v in values.items() if not _is_finite(v)]
+    for least, paths in _AT_LEAST.items():
+        problems += [
+            f"{path}={values[path]} must be at least {least}" for path in paths.split() if values[path] < least
+        ]
+    problems += [f"{path}={values[path]} must be above 0" for path in _ABOVE_ZERO.split() if values[path] <= 0]
+    problems += [
+        f"{path}={values[path]} must lie in [0, 1)" for path in _BELOW_ONE.split() if not 0 <= values[path] < 1
+    ]
+    if not 0 <= config.warmstart.p_correct <= 1:
+        problems.append(f"warmstart.p_correct={config.warmstart.p_correct} must lie in [0, 1]")
+    if config.algo.clip_low > 1:
+        problems.append(f"algo.clip_low={config.algo.clip_low} must be at most 1: ratios are never negative")
+    if config.algo.std_ddof not in (0, 1):
+        problems.append(f"algo.std_ddof={config.algo.std_ddof} must be 0 (divide by R) or 1 (divide by R - 1)")
+    return problems
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return not isinstance(value, (int, float)) or math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+def _choice_problems(config: TrainConfig) -> list[str]:
+    choices = {
+        "task.name": (config.task.name, TASKS),
+        "algo.advantage": (config.algo.advantage, ADVANTAGE_KINDS),
+        "algo.averaging": (config.algo.averaging, AVERAGING_KINDS),
+        "optimizer.schedule": (config.optimizer.schedule, SCHEDULES),
+        "model.compute_dtype": (config.model.compute_dtype, ("float32", "bfloat16")),
+        "eval.target_metric": (config.eval.target_metric, ("pass@1", "greedy")),
+    }
+    problems = [
+        f"{path}={value!r} is not one of {known}" for path, (value, known) in choices.items() if value not in known
+    ]
+    for path, name in (("study", config.study), ("point", config.point)):
+        if name in (".", "..") or "/" in name or "\0" in name or (path == "study" and not name):
+            problems.append(f"{path}={name!r} must be usable as a folder name")
+    return problems + _task_problems(config.task) + _model_problems(config.model)
+
+
+def _task_problems(task: TaskConfig) -> list[str]:
+    allowed = "+-" if task.name == "digits" else "+-*"
+    problems = []
+    if not task.operators or len(set(task.operators)) < len(task.operators) or set(task.operators) - set(allowed):
+        problems.append(f"task.operators={task.operators!r} must be different characters out of {allowed!r}")
+    if task.operand_max < task.operand_min:
+        problems.append(f"task.operand_max={task.operand_max} is below task.operand_min={task.operand_min}")
+    if task.name == "digits" and task.operand_max > 99:
+        problems.append(f"task.operand_max={task.operand_max}: task 'digits' has two-digit operands; use 99 or less")
+    if task.operand_max > 9_999:
+        problems.append(f"task.operand_max={task.operand_max} lists more than 10^8 problems; use 9999 or less")
+    return problems
+
+
+def _model_problems(model: ModelConfig) -> list[str]:
+    problems = []
+    if model.name != BUILTIN_MODEL:
+        problems.append(
+            f"model.name={model.name!r}: only the built-in model ({BUILTIN_MODEL!r}) can be trained so far, "
+            "published checkpoints cannot be loaded yet; add :tiny to the config's name "
+            "(as in --config=cbs_p2c.py:tiny) for the same protocol on the built-in model"
+        )
+    if model.n_heads > 0 and (model.width % model.n_heads or model.width // model.n_heads % 2):
+        problems.append(
+            f"model.width={model.width} must be model.n_heads={model.n_heads} times an even head width; "
+            f"use a multiple of {2 * model.n_heads}"
+        )
+    if model.n_kv_heads > 0 and model.n_heads % model.n_kv_heads:
+        problems.append(f"model.n_heads={model.n_heads} is not a multiple of model.n_kv_heads={model.n_kv_heads}")
+    return problems
+
+
+def _batch_problems(config: TrainConfig) -> list[str]:
+    batch, problems = config.batch, []
+    if batch.n_prompts < 1 or batch.n_rollouts < 1 or batch.epochs_per_buffer < 1:
+        return []  # said by the ranges
+    if batch.n_rollouts == 1:
+        problems.append(
+            f"batch.n_rollouts=1 leaves algo.advantage={config.algo.advantage!r} without a group to compare with; "
+            "use batch.n_rollouts=2 or more"
+        )
+    problems += indivisible("batch.n_prompts", batch.n_prompts, "batch.minibatch_prompts", config.minibatch_prompts)
+    if batch.minibatch_prompts and not problems:
+        # n_prompts is a multiple of the minibatch already, so the micro-batch is what should give way
+        problems += _no_divisor(
+            "batch.microbatch_prompts", batch.microbatch_prompts, "batch.minibatch_prompts", config.minibatch_prompts
+        )
+    else:
+        problems += indivisible(
+            "batch.n_prompts", batch.n_prompts, "batch.microbatch_prompts", batch.microbatch_prompts
+        )
+    if not problems:
+        problems += indivisible("n_updates", config.n_updates, "updates per step", config.updates_per_step)
+    return problems + _noise_problems(config)
+
+
+def _noise_problems(config: TrainConfig) -> list[str]:
+    K, n_prompts = config.noise.naive_minibatches, config.batch.n_prompts
+    if config.noise.every_updates == 0 or K < 2 or (n_prompts % K == 0 and n_prompts >= 2 * K):
+        return []
+    working = [k for k in range(2, n_prompts // 2 + 1) if n_prompts % k == 0]
+    fix = f"noise.naive_minibatches={min(working, key=lambda k: abs(k - K))}" if working else f"batch.n_prompts={2 * K}"
+    return [
+        f"batch.n_prompts={n_prompts} cannot be cut into noise.naive_minibatches={K} equal parts of 2 prompts or more; "
+        f"use {fix}, or noise.every_updates=0 to measure no noise"
+    ]
+
+
+def _no_divisor(part_name: str, part: int, whole_name: str, whole: int) -> list[str]:
+    """[] if `part` (0: automatic) divides `whole`, else one message with the nearest divisors."""
+    if part < 1 or whole % part == 0:
+        return []
+    divisors = [d for d in range(1, whole + 1) if whole % d == 0]
+    below, above = (
+        max(d for d in divisors if d < part) if part > 1 else 1,
+        min(d for d in divisors if d > part or d == whole),
+    )
+    fix = " or ".join(str(d) for d in sorted({below, above}))
+    return [f"{part_name}={part} does not divide {whole_name}={whole}; use {part_name}={fix}"]
+
+
+def indivisible(whole_name: str, whole: int, part_name: str, part: int) -> list[str]:
+    """[] if `part` divides `whole`, else one message with the two nearest values that would work."""
+    if part < 1 or whole % part == 0:
+        return []
+    below, above = whole // part * part, (whole // part + 1) * part
+    fix = f"{below} or {above}" if below else f"{above}"
+    return [f"{whole_name}={whole} is not a multiple of {part_name}={part}; use {whole_name}={fix}"]
+
+
+def _eval_problems(config: TrainConfig) -> list[str]:
+    problems = []
+    too_many = [k for k in config.eval.k if not 1 <= k <= config.eval.n_samples]
+    if too_many or not config.eval.k:
+        problems.append(
+            f"eval.k={config.eval.k}: every k of pass@k must lie in 1..eval.n_samples={config.eval.n_samples}"
+        )
+    if len(set(config.eval.k)) < len(config.eval.k):
+        problems.append(f"eval.k={config.eval.k} names a k twice")
+    if config.eval.target_metric == "pass@1" and 1 not in config.eval.k:
+        problems.append(f"eval.target_metric='pass@1' needs a 1 in eval.k={config.eval.k}")
+    if not all(0 < target <= 1 for target in config.eval.targets):
+        problems.append(f"eval.targets={config.eval.targets} must be accuracies in (0, 1]")
+    return problems
