@@ -26,7 +26,7 @@ class Rollouts:
     n_decode_steps: jax.Array  # int32, how often the decode loop ran
 
 
-Sampler = Callable[[Params, jax.Array, jax.Array, jax.Array], Rollouts]
+Sampler = Callable[[Params, jax.Array, jax.Array, jax.Array, jax.Array], Rollouts]
 
 
 def build_sampler(
@@ -38,17 +38,21 @@ def build_sampler(
     eos_id: int,
     pad_id: int,
     compute_dtype: jnp.dtype,
-    root_key: jax.Array,
 ) -> Sampler:
-    """Returns jitted `sample(params, prompt_PS, prompt_length_P, prompt_counter_P) -> Rollouts`.
+    """Returns jitted `sample(params, prompt_PS, prompt_length_P, prompt_counter_P, root_key) -> Rollouts`.
 
     `prompt_counter_P` names the prompts in the order of the whole run. The key of a rollout is
     fold_in(fold_in(root_key, prompt counter), rollout index), of a token fold_in(that, position).
+    The root key is an argument, not a constant, so that all seeds run one compiled program.
     """
 
     @jax.jit
     def sample(
-        params: Params, prompt_PS: jax.Array, prompt_length_P: jax.Array, prompt_counter_P: jax.Array
+        params: Params,
+        prompt_PS: jax.Array,
+        prompt_length_P: jax.Array,
+        prompt_counter_P: jax.Array,
+        root_key: jax.Array,
     ) -> Rollouts:
         chex.assert_rank([prompt_PS, prompt_length_P, prompt_counter_P], [2, 1, 1])
         P = prompt_PS.shape[0]

@@ -62,25 +62,35 @@ class Checkpoints:
         A damaged one is set aside (renamed, not deleted) with a warning and the one before is tried.
         Raises CheckpointError when every one is damaged.
         """
-        updates = sorted(self._manager.all_steps(), reverse=True)
-        for update in updates:
+        damaged: dict[int, Exception] = {}
+        for update in sorted(self._manager.all_steps(), reverse=True):
             try:
-                return self.restore(update, like)
+                found = self.restore(update, like)
             except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
-                aside = self.folder / f"damaged_{update}"
-                log.warning(
-                    "checkpoint of update %d is damaged (%s: %s); set aside as %s, trying the one before",
-                    update, type(error).__name__, _first_line(error), aside,
-                )  # fmt: skip
                 _ignore_closed_event_loops()
-                (self.folder / str(update)).rename(aside)
-                self._manager.reload()
-        if updates:
+                damaged[update] = error
+            else:
+                self._set_aside(damaged, going_on_from=update)
+                return found
+        if damaged:
+            update, error = max(damaged.items())
             raise CheckpointError(
-                f"none of the checkpoints in {self.folder} can be read (updates {sorted(updates)}); they were set "
-                "aside as damaged_*. Delete the run directory to start over"
+                f"none of the checkpoints in {self.folder} (updates {sorted(damaged)}) can be read; of update {update}: "
+                f"{type(error).__name__}: {_first_line(error)}. Delete the run directory to start over"
             )
         return None
+
+    def _set_aside(self, damaged: dict[int, Exception], *, going_on_from: int) -> None:
+        """Only once an older one was read: if none can be, the fault may not lie in the files."""
+        for update, error in damaged.items():
+            aside = self.folder / f"damaged_{update}"
+            (self.folder / str(update)).rename(aside)
+            log.warning(
+                "checkpoint of update %d is damaged (%s: %s); set aside as %s, going on from update %d",
+                *(update, type(error).__name__, _first_line(error), aside, going_on_from),
+            )
+        if damaged:
+            self._manager.reload()
 
     def restore(self, update: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The checkpoint of one update, placed as `like` is."""

@@ -44,6 +44,7 @@ def sample_prompts(
     params: Params,
     problems: list[Problem],
     counters: range,
+    root_key: jax.Array,
     tokenizer: CharTokenizer,
     mesh: Mesh,
     *,
@@ -56,7 +57,7 @@ def sample_prompts(
         pad_id=tokenizer.pad_id,
     )
     counter_P = np.array(counters, np.int32)
-    return sampler(params, *place_batch((prompt_PS, length_P, counter_P), mesh, axis=0))
+    return sampler(params, *place_batch((prompt_PS, length_P, counter_P), mesh, axis=0), root_key)
 
 
 def completion_texts(rollouts: Rollouts, tokenizer: CharTokenizer) -> list[list[str]]:

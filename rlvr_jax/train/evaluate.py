@@ -46,6 +46,7 @@ def build_evaluator(config: EvalConfig, parts: Parts, *, max_new_tokens: int) ->
     evaluations differ by the policy alone.
     """
     problems = [parts.task.heldout_problem(i) for i in range(config.n_problems)]
+    key = root_key(config.seed, "evaluation")
 
     def sampler(n_rollouts: int, temperature: float):
         return build_sampler(
@@ -56,7 +57,6 @@ def build_evaluator(config: EvalConfig, parts: Parts, *, max_new_tokens: int) ->
             eos_id=parts.tokenizer.eos_id,
             pad_id=parts.tokenizer.pad_id,
             compute_dtype=parts.compute_dtype,
-            root_key=root_key(config.seed, "evaluation"),
         )
 
     greedy_sampler, sampled_sampler = sampler(1, 0.0), sampler(config.n_samples, config.temperature)
@@ -67,6 +67,7 @@ def build_evaluator(config: EvalConfig, parts: Parts, *, max_new_tokens: int) ->
             params,
             problems,
             range(config.n_problems),
+            key,
             parts.tokenizer,
             parts.mesh,
             max_prompt_tokens=parts.plan.max_prompt_tokens,

@@ -8,7 +8,7 @@ import optax
 
 from rlvr_jax.models.spec import Params
 from rlvr_jax.sampling.rollout import Sampler, build_sampler
-from rlvr_jax.train.assemble import Parts, root_key
+from rlvr_jax.train.assemble import Parts
 from rlvr_jax.train.config import TrainConfig
 from rlvr_jax.train.evaluate import Evaluator, build_evaluator
 from rlvr_jax.train.measure_noise import NoiseMeasurement, build_group_loss, build_noise_measurement
@@ -87,7 +87,6 @@ def build_programs(config: TrainConfig, parts: Parts) -> Programs:
             eos_id=parts.tokenizer.eos_id,
             pad_id=parts.tokenizer.pad_id,
             compute_dtype=parts.compute_dtype,
-            root_key=root_key(config.seed, "rollouts"),
         ),
         train_step=build_train_step(loss, optimizer, schedule, parts.mesh, clip_norm=opt.clip_norm),
         logprob_pass=build_logprob_pass(rollout_logprobs),

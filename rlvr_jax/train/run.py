@@ -13,7 +13,7 @@ import numpy as np
 from rlvr_jax.models.spec import Params
 from rlvr_jax.sampling.rollout import Rollouts
 from rlvr_jax.tasks.problem import Problem
-from rlvr_jax.train.assemble import Parts
+from rlvr_jax.train.assemble import Parts, root_key
 from rlvr_jax.train.batch_plan import is_due, is_noise_due, plan_warnings
 from rlvr_jax.train.checkpoint import Checkpoints
 from rlvr_jax.train.collect import (
@@ -105,6 +105,7 @@ class _Run:
     def __init__(self, config: TrainConfig, parts: Parts, starting_params: Params, folder: Path, start_hash: str):
         self.config, self.parts, self.folder, self.start_hash = config, parts, folder, start_hash
         self.programs = build_programs(config, parts)
+        self.rollout_key = root_key(config.seed, "rollouts")
         self.checkpoints = Checkpoints(
             folder / "checkpoints",
             keep_newest=config.checkpoint.keep_newest,
@@ -184,6 +185,7 @@ class _Run:
             self.state.params,
             problems,
             range(first, first + config.batch.n_prompts),
+            self.rollout_key,
             self.parts.tokenizer,
             self.parts.mesh,
             max_prompt_tokens=self.parts.plan.max_prompt_tokens,

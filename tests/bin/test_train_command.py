@@ -142,7 +142,7 @@ def test_bad_input_is_one_clear_message_and_a_failing_exit(study, uninterrupted,
     assert exact_rows(uninterrupted) == before
 
 
-def test_checkpoints_that_cannot_be_read_are_set_aside_and_named(study, uninterrupted):
+def test_checkpoints_that_cannot_be_read_are_named(study, uninterrupted):
     finish(command(study, "--config=tiny.py", "--runs=damaged"))
     folder = study / "damaged" / "tiny" / "only"
     for file in (folder / "checkpoints").rglob("*"):

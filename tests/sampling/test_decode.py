@@ -20,10 +20,11 @@ EOS, PAD, T = 2, 0, 6
 
 
 def sampler(*, n_rollouts=3, temperature=1.0, max_new_tokens=T, eos_id=EOS, seed=1):
-    return build_sampler(
+    sample = build_sampler(
         SPEC, n_rollouts=n_rollouts, max_new_tokens=max_new_tokens, temperature=temperature, eos_id=eos_id,
-        pad_id=PAD, compute_dtype=jnp.float32, root_key=jax.random.key(seed),
+        pad_id=PAD, compute_dtype=jnp.float32,
     )  # fmt: skip
+    return lambda *arguments: sample(*arguments, jax.random.key(seed))
 
 
 COUNTER_P = jnp.array([10, 11, 12])

@@ -1,0 +1,53 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from rlvr_jax.train.assemble import assemble
+from rlvr_jax.train.evaluate import build_evaluator, mean_and_se, pass_at_k
+
+
+def slow_pass_at_k(n_correct: int, n_samples: int, k: int) -> float:
+    """The share of all k-subsets of the samples that hold a right one."""
+    is_right = [True] * n_correct + [False] * (n_samples - n_correct)
+    subsets = list(itertools.combinations(is_right, k))
+    return sum(any(subset) for subset in subsets) / len(subsets)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_pass_at_k_counts_subsets_without_replacement(k):
+    n_correct_P = np.array([0, 1, 2, 5])
+    expected = [slow_pass_at_k(c, 5, k) for c in n_correct_P]
+    value, se = pass_at_k(n_correct_P, n_samples=5, k=k)
+    assert value == pytest.approx(np.mean(expected))
+    assert se == pytest.approx(np.std(expected, ddof=1) / 2)  # sqrt(4 problems)
+
+
+def test_pass_at_k_is_unbiased():
+    # each sample right with probability 0.3: any-of-2 is 1 - 0.7^2
+    rng = np.random.default_rng(0)
+    value, se = pass_at_k(rng.binomial(6, 0.3, 20_000), n_samples=6, k=2)
+    assert value == pytest.approx(0.51, abs=4 * se)
+    assert se < 0.005
+
+
+def test_more_tries_than_samples_are_refused():
+    with pytest.raises(ValueError, match="pass@9 needs 1 <= k <= n_samples=8"):
+        pass_at_k(np.array([1]), n_samples=8, k=9)
+
+
+def test_one_problem_has_no_standard_error():
+    assert math.isnan(mean_and_se(np.array([1.0]))[1])
+
+
+def test_evaluation_is_the_same_every_time_and_counts_what_it_samples(tiny_config, tiny_params):
+    parts = assemble(tiny_config)
+    evaluate = build_evaluator(tiny_config.eval, parts, max_new_tokens=4)
+    first = evaluate(tiny_params)
+    assert first == evaluate(tiny_params)
+    assert set(first) == {
+        f"eval/digits/{name}{suffix}" for name in ("greedy", "pass@1", "pass@4") for suffix in ("", "_se")
+    }
+    assert first["eval/digits/pass@1"] * 12 == pytest.approx(round(first["eval/digits/pass@1"] * 12))  # of 3 x 4
+    assert first["eval/digits/pass@1"] <= first["eval/digits/pass@4"]

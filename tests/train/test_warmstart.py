@@ -1,0 +1,75 @@
+import copy
+
+import jax
+import numpy as np
+import pytest
+
+from rlvr_jax.models.tokenizer import CharTokenizer
+from rlvr_jax.train.assemble import assemble
+from rlvr_jax.train.config import set_field
+from rlvr_jax.train.warmstart import demonstrations, load_params, save_params, starting_params, warmstart_hash
+
+
+def never(*_):
+    pytest.fail("a cached warm start was trained again")
+
+
+def test_a_warm_start_is_trained_once_and_then_read(tiny_config, tmp_path):
+    tiny_config.warmstart.n_updates = 5
+    parts, calls = assemble(tiny_config), []
+    first = starting_params(tiny_config, parts, tmp_path, progress=lambda *a: calls.append(a))
+    assert calls
+    again = starting_params(tiny_config, parts, tmp_path, progress=never)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "is_another"),
+    [
+        ("task.operand_max", 5, True),
+        ("model.width", 32, True),
+        ("warmstart.p_correct", 0.4, True),
+        ("warmstart.seed", 1, True),
+        ("seed", 1, False),
+        ("batch.n_prompts", 4, False),
+        ("optimizer.peak_lr", 0.5, False),
+    ],
+)
+def test_points_of_a_study_share_a_warm_start_and_other_policies_do_not(tiny_config, field, value, is_another):
+    other = copy.deepcopy(tiny_config)
+    set_field(other, field, value)
+    assert (warmstart_hash(other) != warmstart_hash(tiny_config)) == is_another
+
+
+def test_a_cached_file_of_another_model_is_named(tiny_config, tmp_path):
+    parts = assemble(tiny_config)
+    tiny_config.warmstart.enabled = False
+    save_params(tmp_path / "p.safetensors", starting_params(tiny_config, parts, tmp_path, progress=never))
+    tiny_config.model.mlp_width = 48
+    with pytest.raises(ValueError, match=r"does not hold this model's parameters.*layers/mlp/down"):
+        load_params(tmp_path / "p.safetensors", assemble(tiny_config).spec)
+
+
+def test_a_torn_cached_file_says_what_to_do(tiny_config, tmp_path):
+    (tmp_path / "p.safetensors").write_bytes(b"\x08\x00")
+    with pytest.raises(ValueError, match=r"cannot be read as safetensors.*delete it"):
+        load_params(tmp_path / "p.safetensors", assemble(tiny_config).spec)
+
+
+def test_demonstrations_are_right_as_often_as_asked(tiny_config):
+    task, tokenizer = assemble(tiny_config).task, CharTokenizer()
+    rng = np.random.default_rng(0)
+    got = demonstrations(task, tokenizer, rng, n=2_000, p_correct=0.3, prompt=7, completion=4)
+    is_right = []
+    for prompt, completion in zip(got["prompt"], got["completion"], strict=True):
+        left, right = tokenizer.decode(prompt).rstrip("=").split("+")
+        is_right.append(int(tokenizer.decode(completion)[::-1]) == int(left) + int(right))
+    assert np.mean(is_right) == pytest.approx(0.3, abs=0.04)  # 4 standard errors
+    assert (got["completion_length"] == 4).all()
+    assert (got["completion"][:, 3] == tokenizer.eos_id).all()
+
+
+def test_answers_that_do_not_fit_are_refused_with_the_length_that_does(tiny_config):
+    task = assemble(tiny_config).task
+    with pytest.raises(ValueError, match=r"use sampling\.max_new_tokens=4 or more"):
+        demonstrations(task, CharTokenizer(), np.random.default_rng(0), n=4, p_correct=1.0, prompt=7, completion=3)
