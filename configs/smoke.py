@@ -11,7 +11,7 @@ def get_config(arg: str | None = None) -> c.TrainConfig:
         seed=0,
         n_updates=40,
         model=c.ModelConfig(width=48, mlp_width=128),
-        warmstart=c.WarmstartConfig(n_updates=300, batch_size=128, peak_lr=8e-3),
+        warmstart=c.WarmstartConfig(n_updates=400, n_correct_updates=250, batch_size=128, peak_lr=8e-3),
         task=c.TaskConfig(name="digits", operators="+", operand_max=30),
         batch=c.BatchConfig(n_prompts=32, n_rollouts=4),
         noise=c.NoiseConfig(every_updates=10),

@@ -110,6 +110,8 @@ def mean_and_spread(values: list[float]) -> str:
     """ "0.873 ± 0.012": mean and standard deviation over seeds; one value stands alone, none is "-"."""
     if not values:
         return "-"
+    if not all(math.isfinite(value) for value in values):
+        return "unknown"
     if len(values) == 1:
         return f"{values[0]:.3f}"
     return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"

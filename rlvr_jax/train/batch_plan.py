@@ -46,12 +46,13 @@ def batch_plan(
     batch, sampling = config.batch, config.sampling
     problems = []
     if config.microbatch_prompts % n_devices:
-        below = config.microbatch_prompts // n_devices * n_devices
-        fix = f"{below} or {below + n_devices}" if below else f"{n_devices}"
-        shared = max(d for d in range(1, n_devices + 1) if config.microbatch_prompts % d == 0)
+        backward, minibatch = config.microbatch_prompts, config.minibatch_prompts
+        divisors = [d for d in range(n_devices, minibatch + 1, n_devices) if minibatch % d == 0]
+        nearest = [f"batch.microbatch_prompts={min(divisors, key=lambda d: abs(d - backward))} or "] if divisors else []
+        shared = max(d for d in range(1, n_devices + 1) if backward % d == 0)
         problems.append(
-            f"{n_devices} devices cannot share the {config.microbatch_prompts} prompts of one backward pass evenly; "
-            f"use batch.microbatch_prompts={fix} (a divisor of the minibatch), or placement.data={shared}"
+            f"{n_devices} devices cannot share the {backward} prompts of one backward pass evenly; "
+            f"use {''.join(nearest)}placement.data={shared}"
         )
     if batch.n_prompts > n_train:
         problems.append(

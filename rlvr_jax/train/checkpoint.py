@@ -16,8 +16,8 @@ from rlvr_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
-# orbax reports every save at INFO
-logging.getLogger("absl").setLevel(logging.WARNING)
+# orbax reports every save at INFO and what it was asked for at WARNING; what fails is raised
+logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 class CheckpointError(RuntimeError):
@@ -75,8 +75,9 @@ class Checkpoints:
         if damaged:
             update, error = max(damaged.items())
             raise CheckpointError(
-                f"none of the checkpoints in {self.folder} (updates {sorted(damaged)}) can be read; of update {update}: "
-                f"{type(error).__name__}: {_first_line(error)}. Delete the run directory to start over"
+                f"none of the checkpoints in {self.folder} (updates {sorted(damaged)}) can be read; "
+                f"of update {update}: {type(error).__name__}: {_first_line(error)}. "
+                "Delete the run directory to start over"
             )
         return None
 

@@ -226,6 +226,9 @@ def set_field(config: TrainConfig, path: str, value: Any) -> None:
 
 def unknown_field(path: str, config: TrainConfig) -> str:
     """The message for a field that does not exist, naming the nearest one."""
+    members = [name for name in flat_fields(config) if name.startswith(path + ".")]
+    if members:
+        return f"config.{path} is a group of fields; set one of {', '.join(f'config.{name}' for name in members)}"
     group, _, leaf = path.rpartition(".")
 
     def likeness(known: str) -> float:

@@ -87,6 +87,11 @@ def _range_problems(config: TrainConfig) -> list[str]:
     ]
     if not 0 <= config.warmstart.p_correct <= 1:
         problems.append(f"warmstart.p_correct={config.warmstart.p_correct} must lie in [0, 1]")
+    if config.warmstart.n_correct_updates > config.warmstart.n_updates:
+        problems.append(
+            f"warmstart.n_correct_updates={config.warmstart.n_correct_updates} is more than "
+            f"warmstart.n_updates={config.warmstart.n_updates}; use that or less"
+        )
     if config.algo.clip_low > 1:
         problems.append(f"algo.clip_low={config.algo.clip_low} must be at most 1: ratios are never negative")
     if config.algo.std_ddof not in (0, 1):
@@ -180,7 +185,8 @@ def _noise_problems(config: TrainConfig) -> list[str]:
     if config.noise.every_updates == 0 or K < 2 or (n_prompts % K == 0 and n_prompts >= 2 * K):
         return []
     working = [k for k in range(2, n_prompts // 2 + 1) if n_prompts % k == 0]
-    fix = f"noise.naive_minibatches={min(working, key=lambda k: abs(k - K))}" if working else f"batch.n_prompts={2 * K}"
+    above = math.lcm(2 * K, config.batch.minibatch_prompts or 1, config.batch.microbatch_prompts or 1)
+    fix = f"noise.naive_minibatches={min(working, key=lambda k: abs(k - K))}" if working else f"batch.n_prompts={above}"
     return [
         f"batch.n_prompts={n_prompts} cannot be cut into noise.naive_minibatches={K} equal parts of 2 prompts or more; "
         f"use {fix}, or noise.every_updates=0 to measure no noise"

@@ -69,7 +69,7 @@ def test_a_folder_without_runs_is_refused_by_name(tmp_path):
             find_runs([tmp_path / "full", tmp_path / missing])
 
 
-@pytest.mark.parametrize("content", ["", '{"status": "fin', '{"status": "finished"}'])
+@pytest.mark.parametrize("content", ["", '{"status": "fin', '{"status": "finished"}', "[]", "null", "3"])
 def test_a_record_that_cannot_be_read_is_refused_by_name(tmp_path, content):
     folder = make_run(tmp_path / "p")
     (folder / "run.json").write_text(content)

@@ -24,7 +24,7 @@ def make_run(root, *, point, split=(8, 4), seed=0, accuracies=(0.2, 0.4, 0.8), n
     config = {
         "study": "study", "point": "", "seed": seed, "batch.n_prompts": n_prompts, "batch.n_rollouts": n_rollouts,
         "task.name": "digits", "eval.target_metric": "pass@1", "eval.targets": [0.6], "eval.k": [1, 4],
-        "eval.n_problems": 64, "eval.every_updates": 2,
+        "eval.n_problems": 64, "eval.every_updates": 2, "n_updates": 4,
     } | config  # fmt: skip
     plan = {"rollouts_per_step": n_prompts * n_rollouts, "updates_per_step": 2}
     run = {"status": status, "study": "study", "point": point, "config": config, "plan": plan}
@@ -171,8 +171,51 @@ def test_runs_that_are_not_finished_are_named(tmp_path):
     make_run(tmp_path / "runs", point="cut_short", seed=1, status="stopped")
     make_run(tmp_path / "runs", point="just_begun", seed=2, status="running", accuracies=(0.2,))
     text = report(tmp_path)
-    assert "Not finished: cut_short, just_begun." in text
+    assert "Not finished, and left out of every order: cut_short, just_begun." in text
     assert table_of(text)["8 x 4"]["seeds"] == "2"  # the start alone is no result
+
+
+def test_runs_that_are_not_finished_are_left_out_of_the_orders(tmp_path):
+    make_point(tmp_path / "runs", split=(8, 4), finals=(0.90, 0.91, 0.92))
+    make_point(tmp_path / "runs", split=(4, 8), finals=(0.50, 0.51, 0.52))
+    for seed, final in ((3, 0.1), (4, 0.9)):  # with these two the spread would hide the order
+        make_run(tmp_path / "runs", point=f"cut{seed}", seed=seed, accuracies=(0.2, final, final), status="stopped")
+    text = report(tmp_path)
+    assert text.count("- 8 x 4 above 4 x 8 by 0.400 [0.377, 0.423]") == 2  # as without them
+    assert table_of(text)["8 x 4"]["seeds"] == "5"
+
+
+def test_a_point_without_two_finished_seeds_has_no_order(tmp_path):
+    make_point(tmp_path / "runs", split=(8, 4), finals=(0.90, 0.91))
+    make_point(tmp_path / "runs", split=(4, 8), finals=(0.50, 0.51), status="running")
+    text = report(tmp_path)
+    assert text.count("no order is claimed") == 2
+    assert " above " not in text
+
+
+@pytest.mark.parametrize("name", ["greedy", "pass@1", "pass@4"])
+def test_a_null_in_the_last_evaluation_is_no_number(tmp_path, name):
+    folder = make_run(tmp_path / "runs", point="p")
+    *rows, last = (folder / "evals.jsonl").read_text().splitlines()
+    last = json.loads(last) | {f"eval/digits/{name}": None}
+    (folder / "evals.jsonl").write_text("\n".join([*rows, json.dumps(last)]) + "\n")
+    # the metric of the targets falls back on the evaluation before, the others are unknown
+    expected = "0.400" if name == "pass@1" else "unknown"
+    assert table_of(report(tmp_path))["8 x 4"][f"final {name}"] == expected
+
+
+def test_a_start_that_was_not_evaluated_is_shown_as_unknown(tmp_path):
+    folder = make_run(tmp_path / "runs", point="p")
+    rows = (folder / "evals.jsonl").read_text().splitlines(keepends=True)
+    (folder / "evals.jsonl").write_text("".join(rows[1:]))
+    assert table_of(report(tmp_path))["8 x 4"]["start"] == "-"
+
+
+def test_two_folders_of_one_point_and_seed_are_refused_by_name(tmp_path):
+    make_run(tmp_path / "runs", point="first", seed=1)
+    make_run(tmp_path / "runs", point="again", seed=1)
+    with pytest.raises(ValueError, match=r"again and .*first hold the same point and seed; report one of them"):
+        report(tmp_path)
 
 
 def test_a_finished_study_names_no_unfinished_run(tmp_path):
@@ -284,11 +327,19 @@ def test_the_table_of_metrics_has_every_row_of_every_run(tmp_path):
 def test_runs_that_differ_beyond_their_seed_are_points_of_their_own(tmp_path):
     make_run(tmp_path / "runs", point="small_step", **{"optimizer.peak_lr": 1e-4})
     make_run(tmp_path / "runs", point="large_step", **{"optimizer.peak_lr": 1e-3})
-    assert set(table_of(report(tmp_path))) == {"8 x 4 (study/small_step)", "8 x 4 (study/large_step)"}
+    names = {f"8 x 4 ({tmp_path / 'runs' / point})" for point in ("small_step", "large_step")}
+    assert set(table_of(report(tmp_path))) == names
 
 
 @pytest.mark.parametrize(
-    "other", [{"task.name": "arithmetic"}, {"eval.target_metric": "greedy"}, {"eval.targets": [0.7]}]
+    "other",
+    [
+        {"task.name": "arithmetic"},
+        {"eval.target_metric": "greedy"},
+        {"eval.targets": [0.7]},
+        {"eval.k": [1]},
+        {"n_updates": 6},
+    ],
 )
 def test_runs_that_cannot_share_a_table_are_refused(tmp_path, other):
     make_run(tmp_path / "runs", point="a")

@@ -1,5 +1,6 @@
 """Sums, differences and products: wording, answers, the split and the demonstrations."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -147,6 +148,16 @@ def test_the_first_heldout_problems_are_a_fair_sample_of_all():
     assert abs(differences_200 - differences_all) < 4 * 0.5 * (2 / 200) ** 0.5
 
 
+def test_a_sum_and_its_mirror_image_are_neighbours_no_more_often_than_by_chance():
+    contents = [DIGITS.heldout_problem(i).content for i in range(DIGITS.n_heldout)]
+    n_pairs = len(contents) - len(set(contents))  # of a + b and b + a
+    n_neighbours = sum(left == right for left, right in itertools.pairwise(contents))
+    assert n_pairs > 300
+    # a pair takes neighbouring places with chance 2 / n: about 1 pair in all; Poisson, four standard deviations
+    by_chance = 2 * n_pairs / len(contents)
+    assert n_neighbours <= by_chance + 4 * by_chance**0.5
+
+
 def test_the_problems_are_the_same_in_every_process():
     code = (
         "from rlvr_jax.tasks.arithmetic import DigitArithmetic\n"
@@ -169,6 +180,14 @@ def test_there_is_no_problem_after_the_last(task):
         task.train_problem(task.n_train)
     with pytest.raises(IndexError):
         task.heldout_problem(task.n_heldout)
+
+
+@pytest.mark.parametrize("task", [SENTENCES, DIGITS], ids=["arithmetic", "digits"])
+@pytest.mark.parametrize("index", [-1, -2])
+def test_there_is_no_problem_before_the_first(task, index):
+    for problem in (task.train_problem, task.heldout_problem):
+        with pytest.raises(IndexError, match=f"problem {index}: problems are counted from 0"):
+            problem(index)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a run will do, counted before it does it."""
 
 import dataclasses
+import itertools
 
 import pytest
 
@@ -107,15 +108,44 @@ def test_a_prompt_length_shorter_than_the_longest_prompt_is_refused():
 
 def test_devices_that_do_not_divide_a_backward_pass_are_refused():
     (problem,) = problems_of(split_config(), n_devices=3)
-    assert problem.startswith("batch.microbatch_prompts=2 is not a multiple of the devices that share a batch=3")
+    assert problem.startswith("3 devices cannot share the 2 prompts of one backward pass evenly")
+    assert problem.endswith("use placement.data=2")  # no multiple of 3 divides the minibatch
     assert batch_plan(split_config(), **(DATA | {"n_devices": 2})).n_devices == 2
+
+
+def test_the_number_of_devices_that_a_message_names_does_work():
+    for n_prompts, n_devices in itertools.product(range(1, 49), range(2, 9)):
+        config = c.TrainConfig(batch=c.BatchConfig(n_prompts=n_prompts), eval=c.EvalConfig(n_problems=16))
+        if n_prompts % n_devices:
+            (problem,) = problems_of(config, n_devices=n_devices)
+            shared = int(problem.split("placement.data=")[1])
+            assert 1 <= shared < n_devices
+            assert batch_plan(config, **(DATA | {"n_devices": shared})).n_devices == shared
+
+
+def test_the_micro_batch_that_a_message_names_does_work():
+    n_named = 0
+    for n_prompts, microbatch, n_devices in itertools.product((12, 16, 30), (1, 2, 3, 5, 6, 15), range(2, 9)):
+        config = c.TrainConfig(
+            batch=c.BatchConfig(n_prompts=n_prompts, microbatch_prompts=microbatch), eval=c.EvalConfig(n_problems=16)
+        )
+        if n_prompts % microbatch == 0 and microbatch % n_devices:
+            (problem,) = problems_of(config, n_devices=n_devices)
+            if "batch.microbatch_prompts=" in problem:
+                config.batch.microbatch_prompts = int(problem.split("batch.microbatch_prompts=")[1].split()[0])
+                validate(config)
+                assert batch_plan(config, **(DATA | {"n_devices": n_devices})).n_devices == n_devices
+                n_named += 1
+    assert n_named > 20
 
 
 def test_all_that_does_not_fit_is_said_at_once():
     config = split_config()
     config.sampling.max_prompt_tokens = 6
-    named = [problem.split("=")[0] for problem in problems_of(config, n_devices=3, n_train=7, n_heldout=15)]
-    assert named == ["batch.microbatch_prompts", "batch.n_prompts", "eval.n_problems", "sampling.max_prompt_tokens"]
+    devices, *others = problems_of(config, n_devices=3, n_train=7, n_heldout=15)
+    assert devices.startswith("3 devices cannot share the 2 prompts")
+    named = [problem.split("=")[0] for problem in others]
+    assert named == ["batch.n_prompts", "eval.n_problems", "sampling.max_prompt_tokens"]
 
 
 @pytest.mark.parametrize("updates_per_step", [1, 2, 3, 5])

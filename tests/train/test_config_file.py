@@ -83,9 +83,18 @@ def test_a_tuple_can_be_overridden(write, arguments, value):
     assert point.eval.k == value
 
 
-def test_of_two_overrides_of_a_number_the_last_one_counts(write):
+@pytest.mark.parametrize("second", [["--config.seed=1"], ["-config.seed=0"], ["--config.seed", "1"]])
+def test_a_repeated_override_is_refused_by_name(write, second):
     write(STUDY + SWEEP)
-    assert splits_of("--config=grid.py", "--config.seed=0", "--config.seed=1") == [(8, 1), (16, 1)]
+    assert problems_of("--config=grid.py", "--config.seed=0", *second) == ["config.seed is given twice; keep one"]
+
+
+@pytest.mark.parametrize("second", [["--config=other.py"], ["--config", "other.py"], ["-config=other.py"]])
+def test_a_repeated_config_is_refused_by_name(write, second):
+    write(STUDY)
+    write(STUDY, name="other.py")
+    (problem,) = problems_of("--config=grid.py", *second)
+    assert problem == "--config is given 2 times (grid.py, other.py); keep one"
 
 
 def test_points_share_nothing(write):
@@ -122,21 +131,29 @@ def test_an_unknown_field_in_a_sweep_names_its_nearest(write):
 
 
 @pytest.mark.parametrize(
-    "override",
+    ("override", "says"),
     [
-        "--config.batch.n_prompts=many",
-        "--config.n_updates=1.5",
-        "--config.optimizer.peak_lr=fast",
-        "--config.warmstart.enabled=maybe",
+        ("config.batch.n_prompts=many", "must be a whole number, such as 64"),
+        ("config.n_updates=1.5", "must be a whole number, such as 7"),
+        ("config.optimizer.peak_lr=fast", "must be a number, such as 0.0001"),
+        ("config.warmstart.enabled=maybe", ""),
     ],
 )
-def test_a_mistyped_override_is_named_with_its_value(write, override):
+def test_a_mistyped_override_is_named_with_its_value(write, override, says):
     write(STUDY)
-    (problem,) = problems_of("--config=grid.py", override)
+    (problem,) = problems_of("--config=grid.py", f"--{override}")
     assert override in problem
+    assert says in problem
 
 
-@pytest.mark.parametrize("arguments", [[], ["--config"], ["--config.n_updates=3"]])
+def test_an_entry_of_a_tuple_is_no_field(write):
+    write(STUDY)
+    assert problems_of("--config=grid.py", "--config.eval.k[0]=2") == [
+        "config.eval.k[0] is no field of the config; did you mean config.eval.k?"
+    ]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--config"], ["--config="], ["--config.n_updates=3"]])
 def test_a_missing_config_is_said_with_the_files_there_are(arguments):
     (problem,) = problems_of(*arguments)
     assert problem.startswith("--config=FILE is missing")
