@@ -11,10 +11,9 @@ from jax.sharding import Mesh
 
 from rlvr_jax.algo.averaging import loss_sum_and_weight
 from rlvr_jax.algo.policy_loss import clipped_policy_loss, kl_k3
-from rlvr_jax.algo.token_logprobs import token_logprobs
-from rlvr_jax.models import transformer
 from rlvr_jax.models.spec import ModelSpec, Params
-from rlvr_jax.sampling.padding import is_completion_token, join_prompt_and_completion
+from rlvr_jax.sampling.padding import is_completion_token
+from rlvr_jax.train.completion_logprobs import completion_logprobs
 from rlvr_jax.train.placement import replicated
 from rlvr_jax.train.state import TrainState
 
@@ -46,21 +45,20 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def build_rollout_logprobs(
     spec: ModelSpec, *, temperature: float, compute_dtype: jnp.dtype, use_remat: bool
 ) -> RolloutLogprobs:
-    """Returns `f(params, batch) -> (policy_logprob_PRT, entropy_PRT)`, f32 nats; only completions reach the head."""
+    """Returns `f(params, batch) -> (policy_logprob_PRT, entropy_PRT)`, f32 nats."""
 
     def rollout_logprobs(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
         P, R, T = batch.completion_PRT.shape
-        completion_NT = batch.completion_PRT.reshape(P * R, T)
-        prompt_length_N = jnp.repeat(batch.prompt_length_P, R)
-        token_NT = join_prompt_and_completion(jnp.repeat(batch.prompt_PS, R, axis=0), prompt_length_N, completion_NT)
-        params = transformer.cast_params(params, compute_dtype)
-        # the last token predicts nothing that is trained
-        state_NTD = transformer.hidden_states(params, spec, token_NT[:, :-1], use_remat=use_remat)
-        # -1: the state at t predicts token t + 1
-        place_NT = (prompt_length_N - 1)[:, None] + jnp.arange(T)[None]
-        state_NTD = jnp.take_along_axis(state_NTD, place_NT[..., None], axis=1)
-        logits_NTV = transformer.vocab_logits(params, spec, state_NTD)
-        logprob_NT, entropy_NT = token_logprobs(logits_NTV, completion_NT, temperature=temperature)
+        logprob_NT, entropy_NT = completion_logprobs(
+            params,
+            spec,
+            jnp.repeat(batch.prompt_PS, R, axis=0),
+            jnp.repeat(batch.prompt_length_P, R),
+            batch.completion_PRT.reshape(P * R, T),
+            temperature=temperature,
+            compute_dtype=compute_dtype,
+            use_remat=use_remat,
+        )
         return logprob_NT.reshape(P, R, T), entropy_NT.reshape(P, R, T)
 
     return rollout_logprobs

@@ -21,13 +21,12 @@ import optax
 import safetensors.numpy
 
 import rlvr_jax
-from rlvr_jax.algo.token_logprobs import token_logprobs
-from rlvr_jax.models import transformer
 from rlvr_jax.models.spec import ModelSpec, Params, initial_params, parameter_table
 from rlvr_jax.models.tokenizer import CharTokenizer
-from rlvr_jax.sampling.padding import is_completion_token, join_prompt_and_completion, pad_right
+from rlvr_jax.sampling.padding import is_completion_token, pad_right
 from rlvr_jax.tasks.problem import Task
 from rlvr_jax.train.assemble import Parts, root_key
+from rlvr_jax.train.completion_logprobs import completion_logprobs
 from rlvr_jax.train.config import TrainConfig, WarmstartConfig, flat_fields
 from rlvr_jax.train.optimizer import adamw, learning_rate
 from rlvr_jax.train.placement import place_batch, replicated
@@ -35,7 +34,7 @@ from rlvr_jax.train.placement import place_batch, replicated
 log = logging.getLogger(__name__)
 
 _CODE_THAT_MATTERS = ("tasks", "models", "algo/token_logprobs.py", "sampling/padding.py")
-_CODE_THAT_MATTERS += ("train/optimizer.py", "train/warmstart.py")
+_CODE_THAT_MATTERS += ("train/completion_logprobs.py", "train/optimizer.py", "train/warmstart.py")
 Progress = Callable[[int, int, str], None]  # (done, total, what)
 
 
@@ -52,7 +51,7 @@ def starting_params(config: TrainConfig, parts: Parts, cache_folder: Path, *, pr
         log.info("warm start: %s", path)
         params = load_params(path, parts.spec)
     else:
-        params = _train(config.warmstart, parts, progress=progress)
+        params = _train(config.warmstart, parts, use_remat=config.model.use_remat, progress=progress)
         save_params(path, params)
         log.info("warm start: saved as %s", path)
     return jax.device_put(params, replicated(parts.mesh))
@@ -111,7 +110,7 @@ def load_params(path: Path, spec: ModelSpec) -> Params:
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _train(config: WarmstartConfig, parts: Parts, *, progress: Progress) -> Params:
+def _train(config: WarmstartConfig, parts: Parts, *, use_remat: bool, progress: Progress) -> Params:
     schedule = learning_rate(
         peak_lr=config.peak_lr,
         warmup_updates=config.warmup_updates,
@@ -122,13 +121,16 @@ def _train(config: WarmstartConfig, parts: Parts, *, progress: Progress) -> Para
     width = {"prompt": parts.plan.max_prompt_tokens, "completion": parts.plan.max_new_tokens}
 
     def loss(params: Params, demos: dict[str, jax.Array]) -> jax.Array:
-        token_NT = join_prompt_and_completion(demos["prompt"], demos["prompt_length"], demos["completion"])
-        compute_params = transformer.cast_params(params, parts.compute_dtype)
-        state_NTD = transformer.hidden_states(compute_params, parts.spec, token_NT[:, :-1], use_remat=False)
-        place_NT = (demos["prompt_length"] - 1)[:, None] + jnp.arange(width["completion"])[None]
-        state_NTD = jnp.take_along_axis(state_NTD, place_NT[..., None], axis=1)
-        logits_NTV = transformer.vocab_logits(compute_params, parts.spec, state_NTD)
-        logprob_NT, _ = token_logprobs(logits_NTV, demos["completion"], temperature=1.0)
+        logprob_NT, _ = completion_logprobs(
+            params,
+            parts.spec,
+            demos["prompt"],
+            demos["prompt_length"],
+            demos["completion"],
+            temperature=1.0,
+            compute_dtype=parts.compute_dtype,
+            use_remat=use_remat,
+        )
         is_trained_NT = is_completion_token(demos["completion_length"], width=width["completion"])
         return -jnp.where(is_trained_NT, logprob_NT, 0.0).sum() / is_trained_NT.sum()
 
