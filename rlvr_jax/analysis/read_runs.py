@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,16 +74,25 @@ def _record(file: Path) -> RunRecord:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Rows of a JSON-lines file, plain or gzipped, until its end or the first line that was cut."""
+    """Rows of a JSON-lines file, plain or gzipped; a last line that was cut is left out.
+
+    Raises ValueError naming a line that is no JSON and not the last: that is damage, not a kill.
+    """
     if not path.exists():
         return
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
+    with opener(path, "rb") as lines:
         try:
-            for line in lines:
-                yield json.loads(line)
-        except (json.JSONDecodeError, EOFError, gzip.BadGzipFile, UnicodeDecodeError):
-            return  # the process was killed while it wrote this line
+            for number, line in enumerate(lines, 1):
+                try:
+                    row = json.loads(line)
+                except ValueError as error:  # no JSON, or a character cut in two
+                    if next(lines, None) is None:
+                        return  # the process was killed while it wrote this line
+                    raise ValueError(f"{path} line {number} is no JSON ({error}): {line[:80]!r}") from error
+                yield row
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            return  # killed while it wrote this gzip member
 
 
 def column(rows: list[Row], name: str) -> tuple[list[float], list[float]]:

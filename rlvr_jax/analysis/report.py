@@ -27,11 +27,12 @@ def write_report(records: list[RunRecord], folder: Path) -> str:
 
     Raises ValueError when no run has been evaluated, or when the runs do not share targets.
     """
-    points = summarise_points(records)
+    points = summarise_points([record for record in records if record.status == "finished"])
     if not points:
-        raise ValueError("none of the runs has an evaluation after its start yet")
-    for field in ("task.name", "eval.target_metric", "eval.targets", "eval.k", "n_updates"):
-        found = sorted({str(record.config[field]) for record in records})
+        raise ValueError(f"none of the {len(records)} run(s) is finished yet; run bin/train again to go on")
+    shared = [name for name in records[0].config if name == "n_updates" or name.startswith(("task.", "eval."))]
+    for field in shared:
+        found = sorted({str(record.config.get(field)) for record in records})
         if len(found) > 1:
             raise ValueError(
                 f"the runs differ in {field} ({', '.join(found)}) and cannot share a table; report them apart"
@@ -56,18 +57,18 @@ def report_text(records: list[RunRecord], points: list[PointSummary]) -> str:
         "",
         f"Held-out {metric} on task {config['task.name']}, {config['eval.n_problems']} problems, "
         f"evaluated every {config['eval.every_updates']} updates. "
-        "Mean ± standard deviation over seeds. Updates to target are interpolated between evaluations.",
+        "Mean ± standard deviation over seeds. Updates to target are interpolated between evaluations. "
+        "Noise-to-signal is a ratio of averages over training, its 95% interval a jackknife over seeds "
+        "(over measurements with fewer than 3 seeds, which is too narrow if they are alike).",
         "",
         *_table(points, config),
         "",
-        *_orders(
-            "mean accuracy over training (speed)", {p.name: [r.mean_accuracy for r in p.finished_runs] for p in points}
-        ),
+        *_orders("mean accuracy over training (speed)", {p.name: [r.mean_accuracy for r in p.runs] for p in points}),
         "",
-        *_orders("final accuracy", {p.name: [r.final_accuracy for r in p.finished_runs] for p in points}),
+        *_orders("final accuracy", {p.name: [r.final_accuracy for r in p.runs] for p in points}),
     ]
     if unfinished:
-        lines += ["", f"Not finished, and left out of every order: {', '.join(unfinished)}."]
+        lines += ["", f"Not finished, and left out: {', '.join(unfinished)}."]
     return "\n".join(lines)
 
 
@@ -121,7 +122,9 @@ def _write_runs(points: list[PointSummary], path: Path) -> None:
                 "rollouts": record.evals[-1]["rollouts"], "seconds": record.evals[-1]["seconds"],
                 "start_accuracy": run.start_accuracy, "mean_accuracy": run.mean_accuracy,
             }  # fmt: skip
-            row |= {f"updates_to_{crossing.target:g}": crossing.updates for crossing in run.crossings}
+            for crossing in run.crossings:
+                name = f"updates_to_{crossing.target:g}"
+                row |= {name: crossing.updates, f"{name}_after": crossing.after, f"{name}_by": crossing.by}
             rows.append(row | {f"final_{name}": value for name, value in run.final_evaluation.items()})
     _write_csv(rows, path)
 

@@ -5,6 +5,7 @@ import math
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from rlvr_jax.analysis.read_runs import RunRecord, column
@@ -19,7 +20,7 @@ class RunSummary:
     record: RunRecord
     start_accuracy: float | None  # None: the row of update 0 is missing
     final_accuracy: float
-    mean_accuracy: float  # over the evaluations after the start: rewards speed, and needs no target
+    mean_accuracy: float  # area under the accuracy curve per update: rewards speed, and needs no target
     crossings: list[Crossing]
     final_evaluation: dict[str, float]  # by the name's last part, such as "pass@4"
     trace_cov: list[float]  # measured S over training
@@ -36,25 +37,25 @@ class PointSummary:
     runs: list[RunSummary]
 
     @property
-    def finished_runs(self) -> list[RunSummary]:
-        """Those that may be compared: a run that was cut short has had less time to learn."""
-        return [run for run in self.runs if run.record.status == "finished"]
-
-    @property
     def noise_to_signal(self) -> Ratio:
-        """S / (|G|^2 n_prompts), averages over all measurements of all seeds."""
-        return ratio_of_averages(
-            [s / self.n_prompts for run in self.runs for s in run.trace_cov],
-            [g for run in self.runs for g in run.grad_sq],
-        )
+        """S / (|G|^2 n_prompts), averages over all measurements of all seeds.
+
+        Measurements of one run follow each other and are alike, so with 3 seeds or more the
+        interval leaves out whole runs.
+        """
+        runs = [run for run in self.runs if run.trace_cov]
+        if len(runs) >= 3:
+            S, G2 = [fmean(run.trace_cov) for run in runs], [fmean(run.grad_sq) for run in runs]
+        else:
+            S, G2 = [s for run in runs for s in run.trace_cov], [g for run in runs for g in run.grad_sq]
+        return ratio_of_averages([s / self.n_prompts for s in S], G2)
 
 
 def summarise_run(record: RunRecord) -> RunSummary | None:
     """None for a run without any evaluation after its start."""
     evals = [row for row in record.evals if row.get(record.target_name) is not None]
     updates, accuracies = column(evals, record.target_name)
-    later = [accuracy for update, accuracy in zip(updates, accuracies, strict=True) if update > 0]
-    if not later:
+    if not updates or updates[-1] == 0:
         return None
     measured = [
         row for row in record.metrics if row.get("gns/trace_cov") is not None and row.get("gns/grad_sq") is not None
@@ -63,7 +64,7 @@ def summarise_run(record: RunRecord) -> RunSummary | None:
         record=record,
         start_accuracy=accuracies[0] if updates[0] == 0 else None,
         final_accuracy=accuracies[-1],
-        mean_accuracy=statistics.fmean(later),
+        mean_accuracy=_area_per_update(updates, accuracies),
         crossings=[first_crossing(updates, accuracies, target) for target in record.config["eval.targets"]],
         final_evaluation={
             name.rsplit("/", 1)[-1]: math.nan if value is None else value
@@ -73,6 +74,15 @@ def summarise_run(record: RunRecord) -> RunSummary | None:
         trace_cov=[row["gns/trace_cov"] for row in measured],
         grad_sq=[row["gns/grad_sq"] for row in measured],
     )
+
+
+def _area_per_update(updates: list[float], accuracies: list[float]) -> float:
+    """By trapezoids, so that evaluations need not be evenly spaced."""
+    if len(updates) == 1:
+        return accuracies[0]
+    points = list(zip(updates, accuracies, strict=True))
+    area = sum((a + b) / 2 * (v - u) for (u, a), (v, b) in itertools.pairwise(points))
+    return area / (updates[-1] - updates[0])
 
 
 def summarise_points(records: list[RunRecord]) -> list[PointSummary]:
@@ -114,7 +124,7 @@ def mean_and_spread(values: list[float]) -> str:
         return "unknown"
     if len(values) == 1:
         return f"{values[0]:.3f}"
-    return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
+    return f"{fmean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
 def updates_to_target(point: PointSummary, index: int) -> str:
@@ -124,16 +134,20 @@ def updates_to_target(point: PointSummary, index: int) -> str:
     if not reached:
         return f"> {min(crossing.after for crossing in crossings):.0f}"
     if len(reached) < len(crossings):
-        return f"{statistics.fmean(reached):.0f} ({len(reached)} of {len(crossings)})"
+        return f"{fmean(reached):.0f} ({len(reached)} of {len(crossings)})"
     spread = f" ± {statistics.stdev(reached):.0f}" if len(reached) > 1 else ""
-    return f"{statistics.fmean(reached):.0f}{spread}"
+    return f"{fmean(reached):.0f}{spread}"
 
 
 def samples_to_target(point: PointSummary, index: int) -> str:
-    """Mean rollouts drawn until the target, over the seeds that got there; "-" when none did."""
+    """Mean rollouts drawn until the target: "9936", "9936 (2 of 3)", "-", as `updates_to_target`."""
     reached = [
         run.crossings[index].updates * run.record.plan["rollouts_per_step"] / run.record.plan["updates_per_step"]
         for run in point.runs
         if run.crossings[index].updates is not None
     ]
-    return f"{statistics.fmean(reached):.0f}" if reached else "-"
+    if not reached:
+        return "-"
+    return f"{fmean(reached):.0f}" + (
+        f" ({len(reached)} of {len(point.runs)})" if len(reached) < len(point.runs) else ""
+    )

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Crossing:
-    """Updates a run needed to a target; the truth lies in (after, by]."""
+    """Updates a run needed to a target; the truth lies in (after, by], None where that is open."""
 
     target: float
     updates: float | None  # interpolated; None: not reached
-    after: float  # the last evaluation below the target
+    after: float | None  # the last evaluation below the target; None: the first one was at it already
     by: float | None  # the first evaluation at or above it
 
 
@@ -29,7 +29,7 @@ def first_crossing(updates: list[float], accuracies: list[float], target: float)
     for update, accuracy in zip(updates, accuracies, strict=True):
         if accuracy >= target:
             if previous is None:
-                return Crossing(target, update, update, update)
+                return Crossing(target, update, None, update)
             share = (target - previous[1]) / (accuracy - previous[1])
             return Crossing(target, previous[0] + share * (update - previous[0]), previous[0], update)
         previous = update, accuracy

@@ -49,8 +49,6 @@ def _item(triples: list[tuple[str, int, int]], index: int) -> tuple[str, int, in
 class _Arithmetic(abc.ABC):
     """What the two wordings share: the triples (operator, left, right) and their split by content."""
 
-    reward_names = ("correct",)
-
     def __init__(self, triples: list[tuple[str, int, int]]):
         hashes = {triple: _hash(_content(*triple)) for triple in triples}
         self._train = [triple for triple in triples if hashes[triple] % HELDOUT_ONE_IN]
@@ -59,6 +57,8 @@ class _Arithmetic(abc.ABC):
             (t for t in triples if hashes[t] % HELDOUT_ONE_IN == 0), key=lambda t: _hash(f"order {t}")
         )
         self.n_train, self.n_heldout = len(self._train), len(self._heldout)
+        results = [_result(*triple) for triple in triples]
+        self._extremes = min(results), max(results)
 
     def train_problem(self, index: int) -> Problem:
         return self._problem(*_item(self._train, index))
@@ -80,10 +80,14 @@ class SentenceArithmetic(_Arithmetic):
     """`Calculate: a op b = ` with operands operand_min..operand_max."""
 
     name = "arithmetic"
+    largest_slip = 5  # of a wrong demonstration
 
     def __init__(self, *, operators: str, operand_min: int, operand_max: int):
         operands = range(operand_min, operand_max + 1)
         super().__init__([(op, a, b) for op in operators for a in operands for b in operands])
+        least, most = self._extremes
+        self.longest_answer = max(len(str(least)), len(str(most)))
+        self.longest_demonstration = max(len(str(least - self.largest_slip)), len(str(most + self.largest_slip)))
 
     def _problem(self, operator: str, left: int, right: int) -> Problem:
         answer = str(_result(operator, left, right))
@@ -96,14 +100,14 @@ class SentenceArithmetic(_Arithmetic):
         """The answer, or one off by 1 to 5 in either direction."""
         if rng.random() < p_correct:
             return problem.answer
-        return str(int(problem.answer) + int(rng.integers(1, 6)) * int(rng.choice([-1, 1])))
+        return str(int(problem.answer) + int(rng.integers(1, self.largest_slip + 1)) * int(rng.choice([-1, 1])))
 
 
 class DigitArithmetic(_Arithmetic):
     """Two-digit sums and differences of fixed width; differences are never negative."""
 
     name = "digits"
-    answer_width = 3
+    answer_width = longest_answer = longest_demonstration = 3
 
     def __init__(self, *, operators: str, operand_min: int, operand_max: int):
         operands = range(operand_min, operand_max + 1)

@@ -25,7 +25,8 @@ class Task(Protocol):
     name: str
     n_train: int
     n_heldout: int
-    reward_names: tuple[str, ...]
+    longest_answer: int  # characters of a gold answer, over both sets
+    longest_demonstration: int  # characters, right or wrong
 
     def train_problem(self, index: int) -> Problem:
         """Problem `index` of the training set, 0 <= index < n_train."""
@@ -34,7 +35,7 @@ class Task(Protocol):
         """Problem `index` of the held-out set, 0 <= index < n_heldout."""
 
     def rewards(self, problem: Problem, completion: str) -> dict[str, float]:
-        """The named rewards of one completion, before weights."""
+        """The rewards of one completion by name; their sum is what is trained on."""
 
     def is_correct(self, problem: Problem, completion: str) -> bool:
         """Whether the completion answers the problem; what evaluation counts."""

@@ -1,5 +1,6 @@
 """From a validated config to the objects a run works with."""
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -38,6 +39,8 @@ def assemble(config: TrainConfig) -> Parts:
         n_train=task.n_train,
         n_heldout=task.n_heldout,
         longest_prompt_tokens=longest_prompt_tokens(task, tokenizer),
+        # and EOS; the built-in tokenizer has one token per character
+        longest_completion_tokens=1 + (task.longest_demonstration if config.warmstart.enabled else task.longest_answer),
         n_devices=mesh.shape["data"],
         n_parameters=parameter_count(spec),
     )
@@ -46,8 +49,13 @@ def assemble(config: TrainConfig) -> Parts:
 
 def build_task(config: TaskConfig) -> Task:
     """The task a config names."""
-    kind = {"arithmetic": SentenceArithmetic, "digits": DigitArithmetic}[config.name]
-    return kind(operators=config.operators, operand_min=config.operand_min, operand_max=config.operand_max)
+    return _task(config.name, config.operators, config.operand_min, config.operand_max)
+
+
+@functools.lru_cache(maxsize=4)  # all points of a study share one
+def _task(name: str, operators: str, operand_min: int, operand_max: int) -> Task:
+    kind = {"arithmetic": SentenceArithmetic, "digits": DigitArithmetic}[name]
+    return kind(operators=operators, operand_min=operand_min, operand_max=operand_max)
 
 
 def model_spec(config: ModelConfig, *, vocab_size: int) -> ModelSpec:

@@ -39,6 +39,7 @@ def batch_plan(
     n_train: int,
     n_heldout: int,
     longest_prompt_tokens: int,
+    longest_completion_tokens: int,
     n_devices: int,
     n_parameters: int,
 ) -> BatchPlan:
@@ -59,7 +60,16 @@ def batch_plan(
             f"batch.n_prompts={batch.n_prompts} is more than the {n_train} training problems of task "
             f"{config.task.name!r}; use batch.n_prompts={n_train} or less, or a larger task"
         )
-    if config.eval.n_problems > n_heldout:
+    if sampling.max_new_tokens < longest_completion_tokens:
+        problems.append(
+            f"sampling.max_new_tokens={sampling.max_new_tokens} cuts answers of task {config.task.name!r}, which take "
+            f"up to {longest_completion_tokens} tokens with EOS; use {longest_completion_tokens} or more"
+        )
+    if n_heldout == 0:
+        problems.append(
+            f"task {config.task.name!r} is so small that no problem is held out; use more operands or operators"
+        )
+    elif config.eval.n_problems > n_heldout:
         problems.append(
             f"eval.n_problems={config.eval.n_problems} is more than the {n_heldout} held-out problems of task "
             f"{config.task.name!r}; use eval.n_problems={n_heldout} or less"

@@ -84,7 +84,9 @@ class Checkpoints:
     def _set_aside(self, damaged: dict[int, Exception], *, going_on_from: int) -> None:
         """Only once an older one was read: if none can be, the fault may not lie in the files."""
         for update, error in damaged.items():
-            aside = self.folder / f"damaged_{update}"
+            aside, n = self.folder / f"damaged_{update}", 1
+            while aside.exists():  # the same update can be damaged twice
+                aside, n = self.folder / f"damaged_{update}_{n}", n + 1
             (self.folder / str(update)).rename(aside)
             log.warning(
                 "checkpoint of update %d is damaged (%s: %s); set aside as %s, going on from update %d",

@@ -20,12 +20,12 @@ from rlvr_jax.train.step import Batch
 
 @dataclass(frozen=True)
 class Collection:
-    """A scored step on the host, beside the device arrays it came from."""
+    """A scored step on the host."""
 
     problems: list[Problem]
     completion_texts: list[list[str]]  # [P][R]
     reward_PR: np.ndarray  # f32, the sum of the named rewards
-    named_rewards: dict[str, np.ndarray]  # name -> f32[P, R], before weights
+    named_rewards: dict[str, np.ndarray]  # name -> f32[P, R]
     completion_length_PR: np.ndarray  # int32 tokens
     is_truncated_PR: np.ndarray  # bool
     n_tokens: int  # prompt tokens once per prompt, and completion tokens

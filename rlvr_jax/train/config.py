@@ -81,7 +81,7 @@ class SamplingConfig:
     """How rollouts are drawn; the trainer's log-probabilities use the same temperature."""
 
     temperature: float = 1.0
-    max_new_tokens: int = 4  # EOS included
+    max_new_tokens: int = 4  # EOS included; a rollout that is cut here is trained like any other
     max_prompt_tokens: int = 0  # 0: the longest prompt of the task
 
 
@@ -128,7 +128,7 @@ class NoiseConfig:
 class EvalConfig:
     """On the held-out set: greedy, and `n_samples` draws at `temperature`."""
 
-    every_updates: int = 10
+    every_updates: int = 10  # and at the start and the end; 0: at the start only
     n_problems: int = 256
     n_samples: int = 8
     k: tuple[int, ...] = (1, 4, 8)  # of pass@k
@@ -140,9 +140,9 @@ class EvalConfig:
 
 @dataclasses.dataclass
 class CheckpointConfig:
-    """Kept: the newest and, beside them, the best by eval.target_metric."""
+    """Kept: the newest and, beside them, the best by eval.target_metric, saved when it is evaluated."""
 
-    every_updates: int = 50
+    every_updates: int = 50  # and at the end; 0: at the end only
     keep_newest: int = 2
     keep_best: int = 1
 

@@ -82,7 +82,6 @@ def build_noise_measurement(
         averages = NoiseAverages(
             trace_cov=smoothing * averages.trace_cov + (1 - smoothing) * scale.trace_cov,
             grad_sq=smoothing * averages.grad_sq + (1 - smoothing) * scale.grad_sq,
-            weight=smoothing * averages.weight + (1 - smoothing),
         )
         naive = naive_noise_scale(
             found.block_sq_norm_B, found.sum_sq_norm, rollouts_per_block=n_rollouts * block_prompts

@@ -29,23 +29,29 @@ def compile_seconds() -> float:
     return sum(_compilations_s)
 
 
-def step_metrics(plan: BatchPlan, *, sample_s: float, train_s: float, step_s: float, n_tokens: int) -> dict[str, float]:
-    """perf/ metrics of one step.
+def step_metrics(
+    plan: BatchPlan, *, sample_s: float, reward_s: float, train_s: float, compile_s: float, n_tokens: int
+) -> dict[str, float]:
+    """perf/ metrics of one step. Compilation is a time of its own and counts in no throughput.
 
     Args:
-        sample_s: from the end of the update before to the rollouts being on the host.
-        train_s: from the dispatch of the update(s) to their metrics being on the host.
+        sample_s: from the end of the update before, or of the dispatch, to the rollouts being drawn.
+        reward_s: decoding and rewarding them on the host.
+        train_s: from then to the metrics of the step's updates being on the host.
         n_tokens: prompt tokens once per prompt and completion tokens of the collection.
     """
     device = jax.devices()[0]
     peak = _PEAK_FLOPS.get(device.device_kind)
     epochs = plan.updates_per_step * plan.minibatch_prompts / plan.n_prompts
+    step_s = sample_s + reward_s + train_s
     # 2 FLOP per parameter and token forward, twice that backward: Kaplan et al., arXiv:2001.08361 sec. 2.1
     flops = (2 + 6 * epochs) * plan.n_parameters * n_tokens
     return {
         "perf/step_s": step_s,
         "perf/sample_s": sample_s,
+        "perf/reward_s": reward_s,
         "perf/train_s": train_s,
+        "perf/compile_s": compile_s,
         "perf/sample_tok_s": n_tokens / sample_s if sample_s > 0 else float("nan"),
         "perf/train_tok_s": epochs * n_tokens / train_s if train_s > 0 else float("nan"),
         "perf/mfu": flops / step_s / (peak * plan.n_devices) if peak and step_s > 0 else float("nan"),

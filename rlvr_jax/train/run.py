@@ -2,14 +2,17 @@
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from rlvr_jax.analysis.read_runs import read_rows
 from rlvr_jax.models.spec import Params
 from rlvr_jax.sampling.rollout import Rollouts
 from rlvr_jax.tasks.problem import Problem
@@ -26,7 +29,7 @@ from rlvr_jax.train.collect import (
     score,
 )
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields
-from rlvr_jax.train.log import Row, RunLog
+from rlvr_jax.train.log import EVALS_FILE, Row, RunLog
 from rlvr_jax.train.perf import compile_seconds, step_metrics
 from rlvr_jax.train.placement import replicated
 from rlvr_jax.train.programs import build_programs
@@ -37,9 +40,10 @@ from rlvr_jax.train.run_directory import (
     STOPPED,
     check_same_config,
     read_run,
+    warn_if_machine_changed,
     write_run,
 )
-from rlvr_jax.train.state import TrainState, initial_state
+from rlvr_jax.train.state import NoiseAverages, TrainState, initial_state
 from rlvr_jax.train.step import Batch
 from rlvr_jax.train.warmstart import params_hash
 
@@ -91,7 +95,7 @@ def run_point(
             )
         if earlier["status"] == FINISHED and earlier["config"]["n_updates"] == config.n_updates:
             return "skipped"
-    run = _Run(config, parts, starting_params, folder, start_hash)
+    run = _Run(config, parts, starting_params, folder, start_hash, earlier)
     try:
         run.train(stop=stop, progress=progress)
     finally:
@@ -102,7 +106,15 @@ def run_point(
 class _Run:
     """The loop's state: device arrays, counters, open files."""
 
-    def __init__(self, config: TrainConfig, parts: Parts, starting_params: Params, folder: Path, start_hash: str):
+    def __init__(
+        self,
+        config: TrainConfig,
+        parts: Parts,
+        starting_params: Params,
+        folder: Path,
+        start_hash: str,
+        earlier: dict[str, Any] | None,
+    ):
         self.config, self.parts, self.folder, self.start_hash = config, parts, folder, start_hash
         self.programs = build_programs(config, parts)
         self.rollout_key = root_key(config.seed, "rollouts")
@@ -119,7 +131,14 @@ class _Run:
         # without a KL penalty no second copy of the weights is kept
         self.reference_params = starting_params if config.algo.kl_coef > 0 else None
         self.log = RunLog(folder, last_update=self.counters.update if restored else -1)
-        self.last_evaluation: dict[str, float] = {}
+        evals = list(read_rows(folder / EVALS_FILE))  # after the log has cut what the checkpoint does not know
+        self.last_evaluation = (
+            {name: evals[-1][name] for name in evals[-1] if name.startswith("eval/")} if evals else {}
+        )
+        self.best_accuracy = max((row[self._target_name] for row in evals), default=-math.inf)
+        self.noise_before: NoiseAverages | None = None  # where the step in flight measures: what it started from
+        if earlier is not None and restored:
+            warn_if_machine_changed(earlier)
         self.write_run(RUNNING)
 
     def write_run(self, status: str, **more: Any) -> None:
@@ -141,37 +160,48 @@ class _Run:
         else:
             self._evaluate()
             progress.line(self._summary())
-        pending = self._dispatch_sampling()
+        started_s, compiled_s = time.monotonic(), compile_seconds()
+        pending = self._dispatch_sampling() if self.counters.step < n_steps else None
+        jax.block_until_ready(pending and pending[1])
+        sample_s = time.monotonic() - started_s - (compile_seconds() - compiled_s)
         while self.counters.step < n_steps:
-            step = self.counters.step
+            step, before = self.counters.step, self.counters
             started_s, compiled_s = time.monotonic(), compile_seconds()
             collection = score(self.parts.task, *pending, self.parts.tokenizer)
-            collected_s = time.monotonic()
-            before = self.counters
+            scored_s = time.monotonic()
             dispatched = self._dispatch_updates(collection, pending[1])
             self.counters = self._counters_after(collection)
-            pending = self._dispatch_sampling()  # the device draws the next rollouts while the host logs these
+            # the device draws the next rollouts while the host fetches and writes these
+            pending = self._dispatch_sampling() if self.counters.step < n_steps else None
             fetched = jax.device_get(dispatched)
-            trained_s = time.monotonic()
-            self.counters = self.counters._replace(seconds=self.counters.seconds + trained_s - started_s)
+            trained_s, compile_s = time.monotonic(), compile_seconds() - compiled_s
             perf = step_metrics(
                 self.parts.plan,
-                sample_s=collected_s - started_s,
-                train_s=trained_s - collected_s,
-                step_s=trained_s - started_s,
+                sample_s=sample_s,
+                reward_s=scored_s - started_s,
+                train_s=trained_s - scored_s - compile_s,
+                compile_s=compile_s,
                 n_tokens=collection.n_tokens,
-            ) | {"perf/compile_s": compile_seconds() - compiled_s}
+            )
+            self.counters = self.counters._replace(seconds=before.seconds + sample_s + trained_s - started_s)
             self._write_rows(before, fetched, reward_metrics(collection) | perf)
             self._write_samples(collection, step)
             progress.update(self.counters.update, config.n_updates, f"reward {collection.reward_PR.mean():.3f}")
+            if pending is not None:
+                jax.block_until_ready(pending[1])
+                sample_s = time.monotonic() - trained_s
 
-            is_evaluated = is_due(step, config.eval.every_updates, config)
-            if is_evaluated:
+            is_last = self.counters.step == n_steps
+            is_best, accuracy = False, None
+            if is_due(step, config.eval.every_updates, config):
                 self._evaluate()
                 progress.line(self._summary())
-            if is_due(step, config.checkpoint.every_updates, config) or stop.is_set():
-                self._save(self.counters, accuracy=self._accuracy() if is_evaluated else None)
-            if stop.is_set() and self.counters.step < n_steps:
+                accuracy = self.last_evaluation[self._target_name]
+                is_best = config.checkpoint.keep_best > 0 and accuracy > self.best_accuracy
+                self.best_accuracy = max(accuracy, self.best_accuracy)
+            if is_due(step, config.checkpoint.every_updates, config) or is_best or is_last or stop.is_set():
+                self._save(self.counters, accuracy=accuracy)
+            if stop.is_set() and not is_last:
                 self.checkpoints.wait()
                 self.write_run(STOPPED, stopped_after_update=self.counters.update)
                 raise Stopped(f"saved {self.folder} after update {self.counters.update}")
@@ -195,8 +225,9 @@ class _Run:
         """Runs all updates of a step; one dict of device scalars per update, not waited for."""
         config = self.config
         batch = self._batch(collection, rollouts)
-        noise = {}
+        noise, self.noise_before = {}, None
         if is_noise_due(self.counters.step, config):
+            self.noise_before = jax.device_get(self.state.noise)  # a copy: the step donates its state
             averages, noise = self.programs.measure_noise(self.state.params, self.state.noise, batch)
             self.state = self.state.replace(noise=averages)
         metrics = []
@@ -255,6 +286,10 @@ class _Run:
         what = ", ".join(f"{name}={float(metrics[name])}" for name in ("loss/total", "optim/grad_norm"))
         saved = f"the last checkpoint in {self.folder} continues from before it"
         if index == 0:  # the frozen state is that of a step's end; later ones lie inside a step
+            self.state = self.state.replace(n_nonfinite=jnp.zeros_like(self.state.n_nonfinite))
+            if self.noise_before is not None:
+                noise = jax.device_put(self.noise_before, replicated(self.parts.mesh))
+                self.state = self.state.replace(noise=noise)
             self._save(before, accuracy=None)
             self.checkpoints.wait()
             saved = f"the state after update {before.update} is saved in {self.folder}"
@@ -279,8 +314,9 @@ class _Run:
         row = self.counters._asdict() | self.last_evaluation | {"perf/eval_s": time.monotonic() - started_s}
         self.log.evaluation(row)
 
-    def _accuracy(self) -> float:
-        return self.last_evaluation[f"eval/{self.parts.task.name}/{self.config.eval.target_metric}"]
+    @property
+    def _target_name(self) -> str:
+        return f"eval/{self.parts.task.name}/{self.config.eval.target_metric}"
 
     def _summary(self) -> str:
         short = {name.rsplit("/", 1)[-1]: value for name, value in self.last_evaluation.items()}

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import logging
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ import jax
 from rlvr_jax.train.batch_plan import BatchPlan
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields
 from rlvr_jax.train.log import RUN_FILE, write_json
+
+log = logging.getLogger(__name__)
 
 RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "chex", "tensorboardX")
@@ -99,14 +102,25 @@ def write_run(
             "starting_params": starting_params_hash,
             "git_revision": _git_revision(),
             "versions": {"python": platform.python_version()} | _versions(),
-            "devices": {
-                "platform": jax.default_backend(),
-                "kind": jax.devices()[0].device_kind,
-                "n": jax.device_count(),
-            },
+            "devices": _devices(),
             **more,
         },
     )
+
+
+def warn_if_machine_changed(run: dict[str, Any]) -> None:
+    """A run may move to another machine, but is then no longer bit for bit what it would have been."""
+    changed = [
+        f"{name} was {run[name]} and is {now}"
+        for name, now in (("devices", _devices()), ("versions", {"python": platform.python_version()} | _versions()))
+        if run.get(name) != now
+    ]
+    if changed:
+        log.warning("resuming on another machine or environment, not bit for bit the same: %s", "; ".join(changed))
+
+
+def _devices() -> dict[str, Any]:
+    return {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind, "n": jax.device_count()}
 
 
 def _as_json(config: TrainConfig) -> dict[str, Any]:

@@ -10,11 +10,10 @@ from rlvr_jax.models.spec import Params
 
 @flax.struct.dataclass
 class NoiseAverages:
-    """Running sums of S and |G|^2 with their weight; sum / weight is the bias-corrected average."""
+    """Exponential averages of S and |G|^2, started at 0; their common bias cancels in the ratio."""
 
     trace_cov: jax.Array  # f32, of one group's gradient
     grad_sq: jax.Array  # f32
-    weight: jax.Array  # f32, 1 - smoothing^measurements
 
 
 @flax.struct.dataclass
@@ -35,5 +34,5 @@ def initial_state(params: Params, optimizer: optax.GradientTransformation) -> Tr
         n_nonfinite=jnp.zeros((), jnp.int32),
         params=jax.tree.map(jnp.copy, params),
         opt_state=optimizer.init(params),
-        noise=NoiseAverages(*(jnp.zeros((), jnp.float32) for _ in range(3))),
+        noise=NoiseAverages(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)),
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import typing
 from typing import Any
 
@@ -41,9 +42,18 @@ def _type_problems(config: Any, prefix: str = "") -> list[str]:
             else:
                 problems.append(f"{path}={value!r} must be a {wanted.__name__}")
         elif not _has_type(value, wanted):
-            name = getattr(wanted, "__name__", str(wanted)) if not typing.get_args(wanted) else str(wanted)
-            problems.append(f"{path}={value!r} is a {type(value).__name__}, but the field is {name}")
+            problems.append(f"{path}={value!r} must be {_TYPE_NAMES[wanted]}")
     return problems
+
+
+_TYPE_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    tuple[int, ...]: "a tuple of whole numbers",
+    tuple[float, ...]: "a tuple of numbers",
+}
 
 
 def _has_type(value: Any, wanted: Any) -> bool:
@@ -85,6 +95,21 @@ def _range_problems(config: TrainConfig) -> list[str]:
     problems += [
         f"{path}={values[path]} must lie in [0, 1)" for path in _BELOW_ONE.split() if not 0 <= values[path] < 1
     ]
+    problems += [
+        f"{path}={values[path]} must be below 2^32: a key holds no more, and larger seeds would repeat smaller ones"
+        for path in ("seed", "eval.seed", "warmstart.seed")
+        if values[path] >= 2**32
+    ]
+    if config.optimizer.schedule != "constant" and config.decay_updates <= config.optimizer.warmup_updates:
+        problems.append(
+            f"optimizer.schedule={config.optimizer.schedule!r} reaches 0 at update {config.decay_updates}, before the "
+            f"warm-up of optimizer.warmup_updates={config.optimizer.warmup_updates} is over; use a shorter warm-up"
+        )
+    if config.warmstart.warmup_updates >= config.warmstart.n_updates:
+        problems.append(
+            f"warmstart.warmup_updates={config.warmstart.warmup_updates} must be below "
+            f"warmstart.n_updates={config.warmstart.n_updates}"
+        )
     if not 0 <= config.warmstart.p_correct <= 1:
         problems.append(f"warmstart.p_correct={config.warmstart.p_correct} must lie in [0, 1]")
     if config.warmstart.n_correct_updates > config.warmstart.n_updates:
@@ -119,8 +144,8 @@ def _choice_problems(config: TrainConfig) -> list[str]:
         f"{path}={value!r} is not one of {known}" for path, (value, known) in choices.items() if value not in known
     ]
     for path, name in (("study", config.study), ("point", config.point)):
-        if name in (".", "..") or "/" in name or "\0" in name or (path == "study" and not name):
-            problems.append(f"{path}={name!r} must be usable as a folder name")
+        if not re.fullmatch(r"[A-Za-z0-9_.+=@-]{0,150}", name) or name in (".", "..") or (path == "study" and not name):
+            problems.append(f"{path}={name!r} must be a folder name: up to 150 letters, digits and any of _.+=@-")
     return problems + _task_problems(config.task) + _model_problems(config.model)
 
 
@@ -226,6 +251,7 @@ def _eval_problems(config: TrainConfig) -> list[str]:
         problems.append(f"eval.k={config.eval.k} names a k twice")
     if config.eval.target_metric == "pass@1" and 1 not in config.eval.k:
         problems.append(f"eval.target_metric='pass@1' needs a 1 in eval.k={config.eval.k}")
-    if not all(0 < target <= 1 for target in config.eval.targets):
-        problems.append(f"eval.targets={config.eval.targets} must be accuracies in (0, 1]")
+    targets = config.eval.targets
+    if not all(0 < target <= 1 for target in targets) or list(targets) != sorted(set(targets)):
+        problems.append(f"eval.targets={targets} must be rising accuracies in (0, 1]")
     return problems

@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import flax.traverse_util
@@ -34,7 +35,10 @@ from rlvr_jax.train.placement import place_batch, replicated
 log = logging.getLogger(__name__)
 
 _CODE_THAT_MATTERS = ("tasks", "models", "algo/token_logprobs.py", "sampling/padding.py")
-_CODE_THAT_MATTERS += ("train/completion_logprobs.py", "train/optimizer.py", "train/warmstart.py")
+_CODE_THAT_MATTERS += tuple(
+    f"train/{name}.py" for name in ("assemble", "completion_logprobs", "optimizer", "placement", "warmstart")
+)
+_PACKAGES_THAT_MATTER = ("jax", "jaxlib", "numpy", "optax")
 Progress = Callable[[int, int, str], None]  # (done, total, what)
 
 
@@ -58,13 +62,14 @@ def starting_params(config: TrainConfig, parts: Parts, cache_folder: Path, *, pr
 
 
 def warmstart_hash(config: TrainConfig) -> str:
-    """16 hex digits over everything the warm start depends on: settings, our code, the jax version, the cores."""
+    """16 hex digits over what the warm start depends on: settings, our code, package versions, devices, cores."""
     settings = {
         name: value
         for name, value in flat_fields(config).items()
         if name.startswith(("task.", "model.", "warmstart.", "placement.", "sampling.max_"))
     }
-    machine = [jax.__version__, jax.default_backend(), jax.device_count(), os.cpu_count()]
+    versions = [metadata.version(name) for name in _PACKAGES_THAT_MATTER]
+    machine = [versions, jax.devices()[0].device_kind, jax.device_count(), os.cpu_count()]
     digest = hashlib.sha256(json.dumps([settings, machine], sort_keys=True).encode())
     return hashlib.sha256(digest.digest() + _code_digest()).hexdigest()[:16]
 
@@ -168,19 +173,10 @@ def demonstrations(
     prompt: int,
     completion: int,
 ) -> dict[str, np.ndarray]:
-    """n random training problems with a demonstration each, padded to `prompt` and `completion` tokens.
-
-    Raises ValueError when a demonstration with its EOS is longer than `completion`.
-    """
+    """n random training problems with a demonstration each, padded to `prompt` and `completion` tokens."""
     problems = [task.train_problem(int(i)) for i in rng.integers(task.n_train, size=n)]
     texts = [task.demonstration(problem, rng, p_correct=p_correct) for problem in problems]
     completions = [tokenizer.encode_completion(text) for text in texts]
-    longest = max(len(tokens) for tokens in completions)
-    if longest > completion:
-        raise ValueError(
-            f"sampling.max_new_tokens={completion} cuts the answers of task {task.name!r}, "
-            f"which take up to {longest} tokens with EOS; use sampling.max_new_tokens={longest} or more"
-        )
     prompt_NS, prompt_length_N = pad_right(
         [tokenizer.encode_prompt(p.prompt) for p in problems], width=prompt, pad_id=tokenizer.pad_id
     )

@@ -9,7 +9,14 @@ from rlvr_jax.train import config as c
 from rlvr_jax.train.batch_plan import batch_plan, is_due, is_noise_due, plan_table, plan_warnings
 from rlvr_jax.train.validate import validate
 
-DATA = {"n_train": 48, "n_heldout": 20, "longest_prompt_tokens": 7, "n_devices": 1, "n_parameters": 1_000}
+DATA = {
+    "n_train": 48,
+    "n_heldout": 20,
+    "longest_prompt_tokens": 7,
+    "longest_completion_tokens": 4,
+    "n_devices": 1,
+    "n_parameters": 1_000,
+}
 
 
 def split_config():

@@ -51,3 +51,9 @@ def test_evaluation_is_the_same_every_time_and_counts_what_it_samples(tiny_confi
     }
     assert first["eval/digits/pass@1"] * 12 == pytest.approx(round(first["eval/digits/pass@1"] * 12))  # of 3 x 4
     assert first["eval/digits/pass@1"] <= first["eval/digits/pass@4"]
+
+
+def test_samples_are_drawn_at_the_temperature_of_the_config(tiny_config, tiny_params):
+    tiny_config.eval.temperature = 1e-3  # every draw is then the most likely token
+    cold = build_evaluator(tiny_config.eval, assemble(tiny_config), max_new_tokens=4)(tiny_params)
+    assert cold["eval/digits/pass@1"] == cold["eval/digits/pass@4"] == cold["eval/digits/greedy"]

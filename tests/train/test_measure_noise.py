@@ -19,7 +19,7 @@ SPEC = ModelSpec(
 P, R, T = 8, 4, 3
 PARAMS = initial_params(SPEC, jax.random.key(2))
 LOGPROBS = build_rollout_logprobs(SPEC, temperature=1.0, compute_dtype=jnp.float32, use_remat=False)
-ZERO = NoiseAverages(*(jnp.zeros(()) for _ in range(3)))
+ZERO = NoiseAverages(jnp.zeros(()), jnp.zeros(()))
 
 
 def batch(reward_PR):
@@ -72,6 +72,29 @@ def test_trace_and_signal_equal_those_of_slow_gradients():
     assert float(metrics["gns/naive"]) == pytest.approx(naive, rel=1e-3)
 
 
+def test_a_ratio_counts_in_prompts_and_rollouts():
+    # strong signal: every group pulls the same way
+    one = batch(np.tile(np.array([[1, 0, 0, 0]], np.float32), (P, 1)))
+    same = jax.tree.map(lambda leaf: np.repeat(leaf[:1], P, axis=0), one)
+    rows = same.replace(loo_advantage_PR=same.loo_advantage_PR * np.linspace(1, 2, P, dtype=np.float32)[:, None])
+    _, metrics = measurement()(PARAMS, ZERO, rows)
+    assert bool(metrics["gns/resolved"])
+    b_noise = float(metrics["gns/trace_cov"] / metrics["gns/grad_sq"])
+    assert float(metrics["gns/b_noise_prompts"]) == pytest.approx(b_noise, rel=1e-4)
+    assert float(metrics["gns/b_noise_rollouts"]) == pytest.approx(b_noise * R, rel=1e-4)
+    assert float(metrics["gns/noise_to_signal"]) == pytest.approx(b_noise / P, rel=1e-4)
+
+
+def test_the_group_loss_adds_a_kl_penalty():
+    rows = batch(np.ones((P, R), np.float32))  # no advantage: the penalty alone
+    group = jax.tree.map(lambda leaf: leaf[0], rows)
+    logprob_RT = np.asarray(LOGPROBS(PARAMS, jax.tree.map(lambda leaf: leaf[:1], rows))[0])[0]
+    group = group.replace(reference_logprob_PRT=logprob_RT - 0.5)  # d = -0.5 at every token
+    n_tokens = int(rows.completion_length_PR[0].sum())
+    expected = 0.3 * n_tokens * (np.exp(-0.5) + 0.5 - 1) / R
+    assert float(build_group_loss(LOGPROBS, kl_coef=0.3)(PARAMS, group)) == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize(("data", "chunk_prompts"), [(1, 1), (2, 0)])
 def test_chunks_and_devices_change_nothing(data, chunk_prompts):
     _, one = measurement()(PARAMS, ZERO, batch(REWARD_PR))
@@ -97,7 +120,7 @@ def test_running_values_are_a_ratio_of_averages():
     G2 = 0.09 * first["gns/grad_sq"] + 0.1 * second["gns/grad_sq"]
     expected = float(S / G2) if G2 > 0 else np.nan
     np.testing.assert_allclose(second["gns/running_b_noise_prompts"], expected, rtol=1e-4)
-    assert float(averages.weight) == pytest.approx(1 - 0.9**2)
+    assert float(averages.trace_cov) == pytest.approx(float(S), rel=1e-5)
 
 
 @pytest.mark.parametrize(

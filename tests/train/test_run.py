@@ -95,6 +95,32 @@ def test_noise_is_measured_every_second_update_and_null_where_unresolved(finishe
         assert (row["gns/b_noise_prompts"] is None) == (row["gns/resolved"] == 0.0)
 
 
+def test_running_noise_is_a_ratio_of_averages_carried_from_measurement_to_measurement(finished):
+    first, second = [row for row in exact_rows(finished) if "gns/trace_cov" in row]
+    S = 0.09 * first["gns/trace_cov"] + 0.1 * second["gns/trace_cov"]  # smoothing 0.9
+    G2 = 0.09 * first["gns/grad_sq"] + 0.1 * second["gns/grad_sq"]
+    expected = pytest.approx(S / G2, rel=1e-4) if G2 > 0 else None
+    assert second["gns/running_b_noise_prompts"] == expected
+
+
+def test_another_seed_sees_other_prompts_and_draws_other_rollouts(tmp_path, finished, module_config, start):
+    config = copy.deepcopy(module_config)
+    config.seed = 1
+    start(config, tmp_path)
+
+    def shown(folder, name):
+        return [row[name] for row in read_rows(folder / "rollouts.jsonl.gz")]
+
+    assert shown(tmp_path, "prompt") != shown(finished, "prompt")
+    same = [
+        (a["completion"], b["completion"])
+        for a in read_rows(tmp_path / "rollouts.jsonl.gz")
+        for b in read_rows(finished / "rollouts.jsonl.gz")
+        if a["prompt"] == b["prompt"]
+    ]
+    assert any(a != b for a, b in same)
+
+
 def test_evaluations_start_at_update_zero(finished):
     rows = list(read_rows(finished / "evals.jsonl"))
     assert [row["update"] for row in rows] == [0, 2, 4]
@@ -218,6 +244,64 @@ def test_a_loss_that_is_not_finite_stops_after_saving(tmp_path, module_config, s
     assert json.loads((tmp_path / "run.json").read_text())["nonfinite_at_update"] == 2
 
 
+def test_after_a_passing_fault_the_run_goes_on_as_if_it_had_not_been(
+    tmp_path, finished, module_config, start, monkeypatch
+):
+    from rlvr_jax.train import run as run_module
+
+    build_batch = run_module.build_batch
+
+    def poisoned(rollouts, reward_PR, **settings):
+        batch = build_batch(rollouts, reward_PR, **settings)
+        return batch.replace(advantage_PR=batch.advantage_PR * np.float32("nan"))
+
+    shorter = copy.deepcopy(module_config)
+    shorter.n_updates = 2
+    start(shorter, tmp_path)
+    monkeypatch.setattr(run_module, "build_batch", poisoned)
+    with pytest.raises(FloatingPointError, match="update 3 was not finite"):  # noise is measured there, too
+        start(module_config, tmp_path)
+    monkeypatch.undo()
+    assert start(module_config, tmp_path) == "finished"
+    assert exact_rows(tmp_path) == exact_rows(finished)
+
+
+def test_without_a_schedule_of_checkpoints_the_last_update_is_still_saved(tmp_path, finished, module_config, start):
+    config = copy.deepcopy(module_config)
+    config.checkpoint.every_updates, config.checkpoint.keep_best, config.n_updates = 0, 0, 2
+    start(config, tmp_path)
+    assert (tmp_path / "checkpoints" / "2").is_dir()
+    config.n_updates = 4
+    start(config, tmp_path)
+    assert exact_rows(tmp_path) == exact_rows(finished)
+
+
+def test_a_kill_before_the_last_line_of_run_json_loses_no_result(tmp_path, finished, module_config, start, monkeypatch):
+    from rlvr_jax.train.run import _Run
+
+    monkeypatch.setattr(_Run, "_finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        start(module_config, tmp_path)
+    monkeypatch.undo()
+    start(module_config, tmp_path)
+    ended, whole = (json.loads((folder / "run.json").read_text()) for folder in (tmp_path, finished))
+    assert ended["final"] == whole["final"]
+    assert ended["final"]["eval/digits/pass@4"] >= 0
+
+
+def test_the_best_evaluated_policy_is_kept_beside_the_newest(tmp_path, module_config, start):
+    config = copy.deepcopy(module_config)
+    config.checkpoint.every_updates, config.checkpoint.keep_newest, config.eval.every_updates = 3, 1, 1
+    config.n_updates, config.optimizer.peak_lr = 8, 3e-2
+    start(config, tmp_path)
+    evals = {row["update"]: row["eval/digits/pass@1"] for row in read_rows(tmp_path / "evals.jsonl") if row["update"]}
+    best = max(evals.values())
+    kept = [int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
+    start_accuracy = next(read_rows(tmp_path / "evals.jsonl"))["eval/digits/pass@1"]
+    assert 8 in kept
+    assert best <= start_accuracy or any(evals[update] == best for update in kept)
+
+
 def test_a_full_disk_loses_nothing_that_was_written(tmp_path, finished, module_config, monkeypatch, start):
     append = log_module._append
 
@@ -259,6 +343,21 @@ def test_several_updates_per_step_use_a_fixed_old_policy(tmp_path, module_config
     assert any(row["policy/clip_frac_high"] + row["policy/clip_frac_low"] > 0 for row in lasts)
 
 
+def test_every_update_of_a_step_trains_on_its_own_minibatch(tmp_path, module_config, start):
+    # at a learning rate of 0 in effect, the mean over the minibatches is that of the whole collection
+    whole, halves = copy.deepcopy(module_config), copy.deepcopy(module_config)
+    whole.n_updates, halves.n_updates, halves.batch.minibatch_prompts = 1, 2, 4
+    whole.optimizer.peak_lr = halves.optimizer.peak_lr = 1e-12
+    start(whole, tmp_path / "whole")
+    start(halves, tmp_path / "halves")
+    rows = exact_rows(tmp_path / "halves")
+    entropies, n_tokens = [row["policy/entropy"] for row in rows], [row["batch/tokens"] for row in rows]
+    assert entropies[0] != pytest.approx(entropies[1], rel=1e-4)
+    assert np.average(entropies, weights=n_tokens) == pytest.approx(
+        exact_rows(tmp_path / "whole")[0]["policy/entropy"], rel=1e-5
+    )
+
+
 def test_minibatches_cover_the_collection_once_per_epoch(module_config):
     config = copy.deepcopy(module_config)
     config.batch.minibatch_prompts, config.batch.epochs_per_buffer = 2, 3
@@ -268,6 +367,9 @@ def test_minibatches_cover_the_collection_once_per_epoch(module_config):
         assert sorted(np.concatenate(rows[4 * epoch : 4 * epoch + 4])) == list(range(8))
     assert not np.array_equal(np.concatenate(rows[:4]), np.concatenate(rows[4:8]))
     np.testing.assert_array_equal(np.stack(rows), np.stack(minibatch_rows(config, step=5)))
+    assert not np.array_equal(np.stack(rows), np.stack(minibatch_rows(config, step=6)))
+    config.seed = 1
+    assert not np.array_equal(np.stack(rows), np.stack(minibatch_rows(config, step=5)))
 
 
 def test_a_kl_penalty_starts_at_zero_and_grows(tmp_path, module_config, start):

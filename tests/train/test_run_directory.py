@@ -22,7 +22,8 @@ from rlvr_jax.train.run_directory import (
 
 
 def plan_of(config):
-    return batch_plan(config, n_train=400, n_heldout=40, longest_prompt_tokens=7, n_devices=1, n_parameters=1_000)
+    data = {"n_train": 400, "n_heldout": 40, "longest_prompt_tokens": 7, "longest_completion_tokens": 4}
+    return batch_plan(config, **data, n_devices=1, n_parameters=1_000)
 
 
 def started_with(config, folder):

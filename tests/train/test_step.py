@@ -160,6 +160,35 @@ def test_golden_adamw_step():
         np.testing.assert_allclose(new, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_metrics_of_a_step_by_slow_means():
+    batch = make_batch(has_old=False, has_reference=False)
+    optimizer, mesh = optax.sgd(1.0), build_mesh(data=1)
+    state = jax.device_put(initial_state(PARAMS, optimizer), replicated(mesh))
+    step = build_train_step(make_loss("token"), optimizer, lambda update: 0.5 + update, mesh, clip_norm=0.01)
+    _, metrics = step(state, in_microbatches(batch, mesh, microbatch_prompts=2))
+    assert float(metrics["loss/total"]) == pytest.approx(slow_loss(PARAMS, batch, "token"), rel=2e-5)
+    assert float(metrics["loss/policy"]) == pytest.approx(slow_loss(PARAMS, batch, "token"), rel=2e-5)
+    assert float(metrics["optim/lr"]) == 0.5  # the rate of this update, not of the next
+    norm = np.sqrt(sum((g**2).sum() for g in jax.tree.leaves(gradient("token", batch))))
+    assert float(metrics["optim/grad_norm"]) == pytest.approx(norm, rel=1e-4)
+    assert float(metrics["optim/grad_norm_clipped"]) == pytest.approx(0.01)
+    entropies, differences = [], []
+    for p in range(P):
+        n_prompt = int(batch.prompt_length_P[p])
+        for r in range(R):
+            n = int(batch.completion_length_PR[p, r])
+            completion = [int(t) for t in batch.completion_PRT[p, r, :n]]
+            logits_TV = slow_logits(PARAMS, SPEC, [*map(int, batch.prompt_PS[p, :n_prompt]), *completion]) / TEMPERATURE
+            for t, token in enumerate(completion):
+                q = np.exp(logits_TV[n_prompt + t - 1])
+                q /= q.sum()
+                entropies.append(-(q * np.log(q)).sum())
+                differences.append(abs(np.log(q[token]) - float(batch.behavior_logprob_PRT[p, r, t])))
+    assert float(metrics["policy/entropy"]) == pytest.approx(np.mean(entropies), rel=1e-4)
+    assert float(metrics["mismatch/logp_diff_mean"]) == pytest.approx(np.mean(differences), rel=1e-4)
+    assert float(metrics["mismatch/logp_diff_max"]) == pytest.approx(np.max(differences), rel=1e-4)
+
+
 def test_one_update_per_step_has_ratio_exactly_one():
     _, metrics = take_step("sequence", make_batch(has_old=False, has_reference=False))
     assert float(metrics["policy/ratio_mean"]) == 1.0

@@ -15,12 +15,24 @@ def never(*_):
 
 
 def test_a_warm_start_is_trained_once_and_then_read(tiny_config, tmp_path):
-    tiny_config.warmstart.n_updates = 5
+    tiny_config.warmstart.n_updates, tiny_config.warmstart.warmup_updates = 5, 1
     parts, calls = assemble(tiny_config), []
     first = starting_params(tiny_config, parts, tmp_path, progress=lambda *a: calls.append(a))
     assert calls
     again = starting_params(tiny_config, parts, tmp_path, progress=never)
     jax.tree.map(np.testing.assert_array_equal, first, again)
+
+
+def test_demonstrations_are_right_at_first_and_only_then_sometimes_wrong(tiny_config, tmp_path, monkeypatch):
+    from rlvr_jax.train import warmstart
+
+    asked, made = [], warmstart.demonstrations
+    monkeypatch.setattr(warmstart, "demonstrations", lambda *a, **kw: asked.append(kw["p_correct"]) or made(*a, **kw))
+    tiny_config.warmstart = type(tiny_config.warmstart)(
+        n_updates=5, n_correct_updates=3, p_correct=0.4, warmup_updates=1
+    )
+    starting_params(tiny_config, assemble(tiny_config), tmp_path, progress=lambda *_: None)
+    assert asked == [1.0, 1.0, 1.0, 0.4, 0.4]
 
 
 @pytest.mark.parametrize(
@@ -67,9 +79,3 @@ def test_demonstrations_are_right_as_often_as_asked(tiny_config):
     assert np.mean(is_right) == pytest.approx(0.3, abs=0.04)  # 4 standard errors
     assert (got["completion_length"] == 4).all()
     assert (got["completion"][:, 3] == tokenizer.eos_id).all()
-
-
-def test_answers_that_do_not_fit_are_refused_with_the_length_that_does(tiny_config):
-    task = assemble(tiny_config).task
-    with pytest.raises(ValueError, match=r"use sampling\.max_new_tokens=4 or more"):
-        demonstrations(task, CharTokenizer(), np.random.default_rng(0), n=4, p_correct=1.0, prompt=7, completion=3)
