@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import math
 
@@ -53,7 +54,24 @@ def test_evaluation_is_the_same_every_time_and_counts_what_it_samples(tiny_confi
     assert first["eval/digits/pass@1"] <= first["eval/digits/pass@4"]
 
 
+class EvenFirstDigit:
+    """The task with another idea of right: about half of all draws are, and draws of one problem differ."""
+
+    def __init__(self, task):
+        self.name, self.heldout_problem = task.name, task.heldout_problem
+
+    def is_correct(self, problem, completion):
+        return completion[:1] in tuple("02468")
+
+
 def test_samples_are_drawn_at_the_temperature_of_the_config(tiny_config, tiny_params):
-    tiny_config.eval.temperature = 1e-3  # every draw is then the most likely token
-    cold = build_evaluator(tiny_config.eval, assemble(tiny_config), max_new_tokens=4)(tiny_params)
+    parts = assemble(tiny_config)
+    parts = dataclasses.replace(parts, task=EvenFirstDigit(parts.task))
+
+    def evaluated(temperature):
+        tiny_config.eval.temperature = temperature
+        return build_evaluator(tiny_config.eval, parts, max_new_tokens=4)(tiny_params)
+
+    cold, warm = evaluated(1e-3), evaluated(1.0)
     assert cold["eval/digits/pass@1"] == cold["eval/digits/pass@4"] == cold["eval/digits/greedy"]
+    assert warm["eval/digits/pass@1"] < warm["eval/digits/pass@4"]
