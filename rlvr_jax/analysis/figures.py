@@ -65,7 +65,7 @@ def gns_comparison(points: list[PointSummary], path: Path) -> None:
     axes.set(
         xlabel="n_prompts x n_rollouts",
         ylabel="noise-to-signal, S / (|G|² n_prompts)",
-        title="gradient noise averaged over training; bars: 95% interval (jackknife over seeds)",
+        title="gradient noise averaged over training; bars: 95% jackknife interval",
     )
     axes.grid(alpha=0.2)
     figure.savefig(path, dpi=_DPI)

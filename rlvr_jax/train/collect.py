@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -144,3 +145,20 @@ def reward_metrics(collection: Collection) -> dict[str, float]:
         metrics[f"rewards/{name}/mean"] = values_PR.mean()
         metrics[f"rewards/{name}/std"] = values_PR.std()
     return {name: float(value) for name, value in metrics.items()}
+
+
+def sample_rows(collection: Collection, update: int, *, n_prompts: int) -> list[dict[str, Any]]:
+    """All rollouts of the first prompts of a collection, one row each."""
+    return [
+        {
+            "update": update,
+            "prompt": problem.prompt,
+            "answer": problem.answer,
+            "completion": text,
+            "reward": float(collection.reward_PR[p, r]),
+            "length_tokens": int(collection.completion_length_PR[p, r]),
+            "is_truncated": bool(collection.is_truncated_PR[p, r]),
+        }
+        for p, problem in enumerate(collection.problems[:n_prompts])
+        for r, text in enumerate(collection.completion_texts[p])
+    ]

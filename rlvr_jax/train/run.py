@@ -26,10 +26,11 @@ from rlvr_jax.train.collect import (
     prompts_of_step,
     reward_metrics,
     sample_prompts,
+    sample_rows,
     score,
 )
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields
-from rlvr_jax.train.log import EVALS_FILE, Row, RunLog
+from rlvr_jax.train.log import EVALS_FILE, RunLog
 from rlvr_jax.train.perf import compile_seconds, step_metrics
 from rlvr_jax.train.placement import replicated
 from rlvr_jax.train.programs import build_programs
@@ -346,20 +347,3 @@ def minibatch_rows(config: TrainConfig, step: int) -> list[np.ndarray]:
         for epoch in range(config.batch.epochs_per_buffer)
     ]
     return [rows for order in orders for rows in order.reshape(-1, config.minibatch_prompts)]
-
-
-def sample_rows(collection: Collection, update: int, *, n_prompts: int) -> list[Row]:
-    """All rollouts of the first prompts of a collection, one row each."""
-    return [
-        {
-            "update": update,
-            "prompt": problem.prompt,
-            "answer": problem.answer,
-            "completion": text,
-            "reward": float(collection.reward_PR[p, r]),
-            "length_tokens": int(collection.completion_length_PR[p, r]),
-            "is_truncated": bool(collection.is_truncated_PR[p, r]),
-        }
-        for p, problem in enumerate(collection.problems[:n_prompts])
-        for r, text in enumerate(collection.completion_texts[p])
-    ]
