@@ -1,77 +1,123 @@
-"""How much better a rollout did than the others of its prompt."""
+"""How much better a rollout did than it was expected to: reward minus a baseline, over a scale.
+
+Rollouts that are not kept (cut short and masked, or impossible to grade) count as never drawn:
+they enter no mean and no standard deviation, and their advantage is 0.
+"""
+
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
 
-def group_advantages(reward_PR: jax.Array, *, leave_one_out: bool) -> jax.Array:
-    """Rewards centred on their own prompt's mean.
+class _Kind(NamedTuple):
+    baseline: str  # the mean of what: "group", "others" of the group, "batch", or "zero"
+    scale: str  # the standard deviation of what: "group", "batch", or "one"
 
-        A_pr = (r_pr - mean_r r_pr) * (R / (R - 1) if leave_one_out else 1)
 
-    The plain mean contains r_pr itself, which shrinks the expected gradient by (1 - 1/R);
-    leave_one_out undoes that, so runs with different R share a step size.
-    Plain: Dr. GRPO, arXiv:2503.20783 sec. 3.2. Leave-one-out: RLOO, arXiv:2402.14740 sec. 3.
+_KINDS = {
+    "grpo": _Kind("group", "group"),
+    "centred": _Kind("group", "one"),
+    "rloo": _Kind("others", "one"),
+    "batch_scaled": _Kind("group", "batch"),
+    "batch_mean": _Kind("batch", "one"),
+    "reinforce++": _Kind("batch", "batch"),
+    "none": _Kind("zero", "one"),
+}
+ADVANTAGE_KINDS = tuple(_KINDS)
+KINDS_FOR_ONE_ROLLOUT = tuple(name for name, kind in _KINDS.items() if kind.baseline in ("batch", "zero"))
+
+
+def advantages(reward_PR: jax.Array, is_kept_PR: jax.Array, *, kind: str, ddof: int, eps: float) -> jax.Array:
+    """A_pr = (r_pr - baseline) / scale, by the name the literature gives the choice.
+
+        grpo          (r - group mean) / (group std + eps)      arXiv:2402.03300 sec. 4.1.2
+        centred       r - group mean                            Dr. GRPO, arXiv:2503.20783 sec. 3.2
+        rloo          r - mean of the group's others            arXiv:2402.14740 sec. 3
+        batch_scaled  (r - group mean) / (batch std + eps)      Lite PPO, arXiv:2508.08221
+        batch_mean    r - batch mean                            the baseline for one rollout per prompt
+        reinforce++   (r - batch mean) / (batch std + eps)      arXiv:2501.03262
+        none          r                                         REINFORCE
+
+    The plain group mean contains r_pr itself, which shrinks the expected gradient by (1 - 1/R);
+    rloo undoes that, so runs with different R share a step size. The papers leave ddof and eps
+    open; implementations differ.
 
     Args:
-        reward_PR: f32[P, R], any scale; R >= 2.
+        reward_PR: f32[P, R], any scale; anything where not kept. R >= 2 unless kind is one of
+            KINDS_FOR_ONE_ROLLOUT.
+        is_kept_PR: bool[P, R].
+        kind: one of ADVANTAGE_KINDS.
+        ddof: 0 divides squared deviations by their number n, 1 by n - 1.
+        eps: added to a standard deviation, in reward units.
 
     Returns:
-        f32[P, R] in reward units; each row sums to 0, a constant row is exactly 0.
+        f32[P, R]; exactly 0 where not kept, and where all rewards that a mean is taken of are equal.
     """
-    chex.assert_rank(reward_PR, 2)
-    chex.assert_type(reward_PR, jnp.float32)
-    n_rollouts = _group_size(reward_PR)
-    scale = n_rollouts / (n_rollouts - 1) if leave_one_out else 1.0
-    centred_PR = reward_PR - reward_PR.mean(axis=1, keepdims=True)
-    return jnp.where(_is_constant_row(reward_PR), 0.0, scale * centred_PR)
+    chex.assert_rank([reward_PR, is_kept_PR], 2)
+    chex.assert_equal_shape([reward_PR, is_kept_PR])
+    chex.assert_type([reward_PR, is_kept_PR], [jnp.float32, bool])
+    if kind not in _KINDS:
+        raise ValueError(f"advantage kind {kind!r} is not one of {ADVANTAGE_KINDS}")
+    if reward_PR.shape[1] < 2 and kind not in KINDS_FOR_ONE_ROLLOUT:
+        raise ValueError(f"a group baseline needs at least 2 rollouts per prompt, got {reward_PR.shape[1]}")
+    baseline, scale = _KINDS[kind]
+    reward_PR = jnp.where(is_kept_PR, reward_PR, 0.0)  # what is not kept may be NaN
+    advantage_PR = _centred(reward_PR, is_kept_PR, baseline)
+    if scale != "one":
+        std, is_constant = _std(reward_PR, is_kept_PR, axis=_AXIS[scale], ddof=ddof)
+        # the inner where keeps 0/0 out when eps is 0
+        advantage_PR = jnp.where(is_constant, 0.0, advantage_PR / jnp.where(is_constant, 1.0, std + eps))
+    return jnp.where(is_kept_PR, advantage_PR, 0.0)
 
 
-def standardised_advantages(reward_PR: jax.Array, *, ddof: int, eps: float) -> jax.Array:
-    """Group rewards with mean 0 and spread 1.
+def leave_one_out_advantages(reward_PR: jax.Array, is_kept_PR: jax.Array) -> jax.Array:
+    """Reward minus the mean of the other rollouts: of the same prompt, or of the batch if a prompt has only one.
 
-        A_pr = (r_pr - mean_r r_pr) / (std_r r_pr + eps)
-
-    GRPO: arXiv:2402.03300 sec. 4.1.2. The paper leaves ddof and eps open; implementations differ.
+    The baseline does not contain r_pr, so E[A s] is the policy gradient at every R; what the gradient
+    noise is measured with. With R = 1 the batch mean couples the prompts weakly, by 1 / (P - 1).
 
     Args:
-        reward_PR: f32[P, R], any scale; R >= 2.
-        ddof: 0 divides the squared deviations by R, 1 by R - 1.
-        eps: added to the standard deviation, in reward units.
+        reward_PR: f32[P, R]; is_kept_PR: bool[P, R].
 
     Returns:
-        f32[P, R] without unit; a constant row is exactly 0.
+        f32[P, R] in reward units.
     """
-    chex.assert_rank(reward_PR, 2)
-    chex.assert_type(reward_PR, jnp.float32)
-    _group_size(reward_PR)
-    std_P1 = jnp.std(reward_PR, axis=1, keepdims=True, ddof=ddof)
-    centred_PR = reward_PR - reward_PR.mean(axis=1, keepdims=True)
-    is_constant = _is_constant_row(reward_PR)
-    # the inner where keeps 0/0 out when eps is 0
-    return jnp.where(is_constant, 0.0, centred_PR / jnp.where(is_constant, 1.0, std_P1 + eps))
+    if reward_PR.shape[1] > 1:
+        return advantages(reward_PR, is_kept_PR, kind="rloo", ddof=0, eps=0.0)
+    return advantages(reward_PR.T, is_kept_PR.T, kind="rloo", ddof=0, eps=0.0).T
 
 
-def advantages(reward_PR: jax.Array, *, kind: str, ddof: int, eps: float) -> jax.Array:
-    """The advantages a config names: "grpo", "centred" (Dr. GRPO) or "rloo"; f32[P, R]."""
-    if kind == "grpo":
-        return standardised_advantages(reward_PR, ddof=ddof, eps=eps)
-    if kind in ("centred", "rloo"):
-        return group_advantages(reward_PR, leave_one_out=kind == "rloo")
-    raise ValueError(f"advantage kind {kind!r} is not one of {ADVANTAGE_KINDS}")
+_AXIS = {"group": 1, "others": 1, "batch": (0, 1)}
 
 
-ADVANTAGE_KINDS = ("grpo", "centred", "rloo")
+def _centred(reward_PR: jax.Array, is_kept_PR: jax.Array, baseline: str) -> jax.Array:
+    if baseline == "zero":
+        return reward_PR
+    axis = _AXIS[baseline]
+    n = is_kept_PR.sum(axis=axis, keepdims=True)
+    centred_PR = reward_PR - reward_PR.sum(axis=axis, keepdims=True) / jnp.maximum(n, 1)
+    if baseline == "others":
+        centred_PR = centred_PR * (n / jnp.maximum(n - 1, 1))
+    return jnp.where(_is_constant(reward_PR, is_kept_PR, axis), 0.0, centred_PR)
 
 
-def _is_constant_row(reward_PR: jax.Array) -> jax.Array:
-    # by comparison: 0.1 * 8 / 8 != 0.1 in f32, so r - mean would not be exactly 0
-    return reward_PR.max(axis=1, keepdims=True) == reward_PR.min(axis=1, keepdims=True)
+def _std(
+    reward_PR: jax.Array, is_kept_PR: jax.Array, *, axis: int | tuple[int, int], ddof: int
+) -> tuple[jax.Array, jax.Array]:
+    """Standard deviation of the kept rewards along `axis`, and where it is 0 by comparison."""
+    n = is_kept_PR.sum(axis=axis, keepdims=True)
+    mean = reward_PR.sum(axis=axis, keepdims=True) / jnp.maximum(n, 1)
+    squares = jnp.where(is_kept_PR, jnp.square(reward_PR - mean), 0.0).sum(axis=axis, keepdims=True)
+    return jnp.sqrt(squares / jnp.maximum(n - ddof, 1)), _is_constant(reward_PR, is_kept_PR, axis)
 
 
-def _group_size(reward_PR: jax.Array) -> int:
-    n_rollouts = reward_PR.shape[1]
-    if n_rollouts < 2:
-        raise ValueError(f"a group baseline needs at least 2 rollouts per prompt, got {n_rollouts}")
-    return n_rollouts
+def _is_constant(reward_PR: jax.Array, is_kept_PR: jax.Array, axis: int | tuple[int, int]) -> jax.Array:
+    """True where all kept rewards are equal, or none is kept.
+
+    By comparison: 0.1 * 8 / 8 != 0.1 in f32, so r - mean would not be exactly 0.
+    """
+    largest = jnp.where(is_kept_PR, reward_PR, -jnp.inf).max(axis=axis, keepdims=True)
+    smallest = jnp.where(is_kept_PR, reward_PR, jnp.inf).min(axis=axis, keepdims=True)
+    return largest <= smallest

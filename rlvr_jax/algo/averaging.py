@@ -12,12 +12,13 @@ def loss_sum_and_weight(
 ) -> tuple[jax.Array, jax.Array]:
     """The two scalars whose quotient over the whole batch is the loss.
 
-        sequence         sum = sum_n (mean over n's tokens),  weight = N                  GRPO, arXiv:2402.03300
+        sequence         sum = sum_n (mean over n's tokens),  weight = N'                 GRPO, arXiv:2402.03300
         token            sum = sum over all tokens,           weight = number of tokens   DAPO, arXiv:2503.14476
-        constant_length  sum = sum over all tokens,           weight = N * max_length     Dr. GRPO, arXiv:2503.20783
+        constant_length  sum = sum over all tokens,           weight = N' * max_length    Dr. GRPO, arXiv:2503.20783
 
-    Sums and weights of micro-batches add up to those of the batch, so the quotient does not
-    depend on how the batch was cut.
+    N' counts the rows that have a trained token: one without any was left out of the batch. Sums and
+    weights of micro-batches add up to those of the batch, so the quotient does not depend on how the
+    batch was cut.
 
     Args:
         loss_NT: f32[N, T].
@@ -30,7 +31,7 @@ def loss_sum_and_weight(
     chex.assert_type([loss_NT, is_trained_NT], [jnp.float32, bool])
     kept_NT = jnp.where(is_trained_NT, loss_NT, 0.0)
     n_tokens_N = is_trained_NT.sum(axis=1).astype(jnp.float32)
-    n_rows = jnp.float32(loss_NT.shape[0])
+    n_rows = (n_tokens_N > 0).sum().astype(jnp.float32)
     if kind == "sequence":
         return jnp.sum(kept_NT.sum(axis=1) / jnp.maximum(n_tokens_N, 1.0)), n_rows
     if kind == "token":

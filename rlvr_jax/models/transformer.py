@@ -9,16 +9,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax.models.attention import grouped_query_attention
+from rlvr_jax.models.attention import attention_over_part, grouped_query_attention, merged_attention
 from rlvr_jax.models.layers import linear, rms_norm, rotary_angles, rotate, swiglu
 from rlvr_jax.models.spec import ModelSpec, Params
 
 
 class LayerCache(NamedTuple):
-    """Keys (rotated) and values of one layer, [N, S, G, K] each."""
+    """Keys (rotated) and values of one layer, [N, G, S, K] each."""
 
-    key_NSGK: jax.Array
-    value_NSGK: jax.Array
+    key_NGSK: jax.Array
+    value_NGSK: jax.Array
 
 
 def cast_params(params: Params, compute_dtype: jnp.dtype) -> Params:
@@ -59,7 +59,7 @@ def prefill(
         query, key, value = _query_key_value(weights, spec, x_PSD, angles)
         attended = grouped_query_attention(query, key, value, is_visible=is_visible_111SS)
         x_PSD = _finish_block(weights, spec, x_PSD, attended)
-        caches.append(LayerCache(key, value))
+        caches.append(LayerCache(jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)))
     return rms_norm(x_PSD, params["final_norm"], eps=spec.norm_eps), caches
 
 
@@ -67,28 +67,50 @@ def decode_step(
     params: Params,
     layers: list[Params],
     spec: ModelSpec,
+    prompt_caches: list[LayerCache],
+    full_caches: list[list[LayerCache]],
     caches: list[LayerCache],
     token_N: jax.Array,
     *,
     position_N: jax.Array,
     slot: jax.Array,
-    is_visible_NS: jax.Array,
+    is_prompt_slot_PS: jax.Array,
 ) -> tuple[jax.Array, list[LayerCache]]:
-    """State [N, D] after one more token per row, and the caches with that token at `slot`.
+    """State [N, D] after one more completion token per row, and `caches` with that token at `slot`.
 
-    A row's `position_N` (what rotary sees) may differ from `slot` (where the cache keeps it),
-    because prompts of different lengths share one slot for their t-th completion token.
+    The N = P * R rows are the R rollouts of each of P prompts. Keys and values of a prompt are kept
+    once; the R queries of its rollouts read them as one matrix product. What a rollout wrote itself is
+    in parts of its own, and the attentions are merged (arXiv:2402.05099).
+
+    Args:
+        prompt_caches: per layer, [P, G, S, K].
+        full_caches: per layer, any number of [N, G, C', K]: earlier completion tokens, all visible.
+        caches: per layer, [N, G, C, K]; slots 0..slot hold the latest completion tokens, this one included.
+        position_N: what rotary sees; `slot` is only where the cache keeps it.
+        is_prompt_slot_PS: bool[P, S], true at tokens of the prompt.
     """
+    P, N, C = is_prompt_slot_PS.shape[0], token_N.shape[0], caches[0].key_NGSK.shape[2]
     angles = rotary_angles(position_N[:, None], head_width=spec.head_width, theta=spec.rope_theta)
+    is_seen_1111C = (jnp.arange(C) <= slot)[None, None, None, None]
     x_N1D, new_caches = params["embedding"][token_N][:, None], []
-    for weights, cache in zip(layers, caches, strict=True):
-        query, key, value = _query_key_value(weights, spec, x_N1D, angles)
+    for weights, prompt_cache, full, cache in zip(layers, prompt_caches, full_caches, caches, strict=True):
+        query_N1HK, key, value = _query_key_value(weights, spec, x_N1D, angles)
         cache = LayerCache(
-            jax.lax.dynamic_update_slice_in_dim(cache.key_NSGK, key, slot, axis=1),
-            jax.lax.dynamic_update_slice_in_dim(cache.value_NSGK, value, slot, axis=1),
+            jax.lax.dynamic_update_slice_in_dim(cache.key_NGSK, jnp.swapaxes(key, 1, 2), slot, axis=2),
+            jax.lax.dynamic_update_slice_in_dim(cache.value_NGSK, jnp.swapaxes(value, 1, 2), slot, axis=2),
         )
-        attended = grouped_query_attention(query, *cache, is_visible=is_visible_NS[:, None, None, None, :])
-        x_N1D = _finish_block(weights, spec, x_N1D, attended)
+        query_PRHK = query_N1HK.reshape(P, N // P, *query_N1HK.shape[2:])
+        of_prompt, lse_PRH = attention_over_part(
+            query_PRHK, *prompt_cache, is_visible=is_prompt_slot_PS[:, None, None, None]
+        )
+        attended_N1HK = merged_attention(
+            [
+                (of_prompt.reshape(query_N1HK.shape), lse_PRH.reshape(query_N1HK.shape[:3])),
+                *(attention_over_part(query_N1HK, *part, is_visible=True) for part in full),
+                attention_over_part(query_N1HK, *cache, is_visible=is_seen_1111C),
+            ]
+        )
+        x_N1D = _finish_block(weights, spec, x_N1D, attended_N1HK.astype(x_N1D.dtype))
         new_caches.append(cache)
     return rms_norm(x_N1D[:, 0], params["final_norm"], eps=spec.norm_eps), new_caches
 

@@ -22,6 +22,15 @@ def pad_right(rows: Sequence[Sequence[int]], *, width: int, pad_id: int) -> tupl
     return token_NT, length_N
 
 
+def bucket_widths(longest: int, *, first: int) -> tuple[int, ...]:
+    """first, 2 first, 4 first ... and `longest` at the end: few shapes to compile for, little padding to compute."""
+    widths = []
+    while first < longest:
+        widths.append(first)
+        first *= 2
+    return (*widths, longest)
+
+
 def join_prompt_and_completion(prompt_NS: jax.Array, prompt_length_N: jax.Array, completion_NT: jax.Array) -> jax.Array:
     """Each row's prompt followed at once by its completion, then pads: int32[N, S + T].
 

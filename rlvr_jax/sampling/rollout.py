@@ -7,15 +7,14 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax.models import transformer
 from rlvr_jax.models.spec import ModelSpec, Params
-from rlvr_jax.sampling.choose_token import rollout_keys
-from rlvr_jax.sampling.decode import decode
+from rlvr_jax.sampling.decode import build_decoder
+from rlvr_jax.sampling.padding import bucket_widths
 
 
 @flax.struct.dataclass
 class Rollouts:
-    """R completions of each of P prompts."""
+    """R completions of each of P prompts. T is a bucket width that holds the longest of them."""
 
     prompt_PS: jax.Array  # int32[P, S], padded on the right
     prompt_length_P: jax.Array  # int32[P] tokens
@@ -34,19 +33,35 @@ def build_sampler(
     *,
     n_rollouts: int,
     max_new_tokens: int,
+    bucket_tokens: int,
     temperature: float,
     eos_id: int,
     pad_id: int,
     compute_dtype: jnp.dtype,
 ) -> Sampler:
-    """Returns jitted `sample(params, prompt_PS, prompt_length_P, prompt_counter_P, root_key) -> Rollouts`.
+    """Returns `sample(params, prompt_PS, prompt_length_P, prompt_counter_P, root_key) -> Rollouts`.
 
     `prompt_counter_P` names the prompts in the order of the whole run. The key of a rollout is
     fold_in(fold_in(root_key, prompt counter), rollout index), of a token fold_in(that, position).
     The root key is an argument, not a constant, so that all seeds run one compiled program.
-    """
+    With max_new_tokens <= bucket_tokens the call returns at once, as any jitted function; else it
+    waits at the end of each width for the news whether a rollout goes on.
 
-    @jax.jit
+    Args:
+        bucket_tokens: the arrays start with room for so many tokens per rollout and double as needed.
+        temperature: 0 is greedy.
+    """
+    widths = bucket_widths(max_new_tokens, first=bucket_tokens)
+    decoder = build_decoder(
+        spec,
+        n_rollouts=n_rollouts,
+        widths=widths,
+        temperature=temperature,
+        eos_id=eos_id,
+        pad_id=pad_id,
+        compute_dtype=compute_dtype,
+    )
+
     def sample(
         params: Params,
         prompt_PS: jax.Array,
@@ -55,26 +70,19 @@ def build_sampler(
         root_key: jax.Array,
     ) -> Rollouts:
         chex.assert_rank([prompt_PS, prompt_length_P, prompt_counter_P], [2, 1, 1])
-        P = prompt_PS.shape[0]
-        done = decode(
-            transformer.cast_params(params, compute_dtype),
-            spec,
-            prompt_PS,
-            prompt_length_P,
-            rollout_keys(root_key, prompt_counter_P, n_rollouts=n_rollouts),
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            eos_id=eos_id,
-            pad_id=pad_id,
-        )
+        context, done = decoder.start(params, prompt_PS, prompt_length_P, prompt_counter_P, root_key)
+        for _ in widths[1:]:
+            if done.are_all_ended:  # waits for the device
+                break
+            context, done = decoder.go_on(context, done)
         return Rollouts(
             prompt_PS=prompt_PS,
             prompt_length_P=prompt_length_P,
-            completion_PRT=done.completion_NT.reshape(P, n_rollouts, max_new_tokens),
-            completion_length_PR=done.length_N.reshape(P, n_rollouts),
-            is_truncated_PR=done.is_truncated_N.reshape(P, n_rollouts),
-            behavior_logprob_PRT=done.behavior_logprob_NT.reshape(P, n_rollouts, max_new_tokens),
-            n_decode_steps=done.n_decode_steps,
+            completion_PRT=done.completion_PRC,
+            completion_length_PR=done.length_PR,
+            is_truncated_PR=~done.is_ended_PR,
+            behavior_logprob_PRT=done.behavior_logprob_PRC,
+            n_decode_steps=done.position - 1,
         )
 
     return sample

@@ -6,14 +6,14 @@
 """
 
 import abc
-import hashlib
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
-from rlvr_jax.tasks.problem import Problem
+from rlvr_jax.tasks.heldout import fair_order, is_heldout
+from rlvr_jax.tasks.problem import Grades, Problem, nth
 
-HELDOUT_ONE_IN = 10  # one problem in ten is never trained on
 _FIRST_INTEGER = re.compile(r"-?[0-9]+")
 _COMMUTATIVE = "+*"
 
@@ -36,38 +36,33 @@ def _content(operator: str, left: int, right: int) -> str:
     return f"{left}{operator}{right}"
 
 
-def _hash(content: str) -> int:
-    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "big")
-
-
-def _item(triples: list[tuple[str, int, int]], index: int) -> tuple[str, int, int]:
-    if index < 0:
-        raise IndexError(f"problem {index}: problems are counted from 0")
-    return triples[index]
-
-
 class _Arithmetic(abc.ABC):
     """What the two wordings share: the triples (operator, left, right) and their split by content."""
 
+    fingerprint = ""
+
     def __init__(self, triples: list[tuple[str, int, int]]):
-        hashes = {triple: _hash(_content(*triple)) for triple in triples}
-        self._train = [triple for triple in triples if hashes[triple] % HELDOUT_ONE_IN]
-        # in an order of another hash, so that any prefix is a fair sample, with a + b far from b + a
-        self._heldout = sorted(
-            (t for t in triples if hashes[t] % HELDOUT_ONE_IN == 0), key=lambda t: _hash(f"order {t}")
-        )
+        self._train, heldout = [], []
+        for triple in triples:
+            (heldout if is_heldout(_content(*triple)) else self._train).append(triple)
+        self._heldout = sorted(heldout, key=lambda triple: fair_order(str(triple)))  # with a + b far from b + a
         self.n_train, self.n_heldout = len(self._train), len(self._heldout)
         results = [_result(*triple) for triple in triples]
         self._extremes = min(results), max(results)
 
     def train_problem(self, index: int) -> Problem:
-        return self._problem(*_item(self._train, index))
+        return self._problem(*nth(self._train, index))
 
     def heldout_problem(self, index: int) -> Problem:
-        return self._problem(*_item(self._heldout, index))
+        return self._problem(*nth(self._heldout, index))
 
-    def rewards(self, problem: Problem, completion: str) -> dict[str, float]:
-        return {"correct": float(self.is_correct(problem, completion))}
+    def grade(self, problems: Sequence[Problem], completion_texts: Sequence[Sequence[str]]) -> Grades:
+        """The only reward is "correct", 1 or 0."""
+        is_correct_PR = np.array(
+            [[self.is_correct(p, text) for text in texts] for p, texts in zip(problems, completion_texts, strict=True)]
+        )
+        reward_PR = is_correct_PR.astype(np.float32)
+        return Grades({"correct": reward_PR}, reward_PR.copy(), is_correct_PR, failures=())
 
     @abc.abstractmethod
     def _problem(self, operator: str, left: int, right: int) -> Problem: ...

@@ -1,7 +1,8 @@
-"""What a task is: problems by index, named rewards, demonstrations."""
+"""What a task is: problems by index, grades of their completions, demonstrations."""
 
 import dataclasses
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,10 +20,33 @@ class Problem:
     content: str
 
 
+@dataclasses.dataclass(frozen=True)
+class RowProblem(Problem):
+    """A problem with the row of a file it was made of."""
+
+    row: dict[str, Any] = dataclasses.field(compare=False, repr=False)
+    demonstration: str = dataclasses.field(compare=False, repr=False)  # what the warm start imitates
+
+
+@dataclasses.dataclass(frozen=True)
+class Grades:
+    """What a task says of the completions of P prompts, R each.
+
+    NaN only ever means that a reward could not be graded, and then for all R completions of the
+    prompt: what is wrong is the verifier or its row, not the policy.
+    """
+
+    named_rewards: dict[str, np.ndarray]  # name -> f32[P, R], unweighted
+    reward_PR: np.ndarray  # f32, their weighted sum, which is trained on
+    is_correct_PR: np.ndarray  # bool, what evaluation counts; false where it could not be graded
+    failures: tuple[str, ...]  # one message per prompt that could not be graded: which reward, which prompt, why
+
+
 class Task(Protocol):
-    """Problems as a pure function of an index, and the rewards of a completion."""
+    """Problems as a pure function of an index, and the grades of completions."""
 
     name: str
+    fingerprint: str  # of the data: "" where the config alone decides the problems, for files a hash of their bytes
     n_train: int
     n_heldout: int
     longest_answer: int  # characters of a gold answer, over both sets
@@ -34,14 +58,21 @@ class Task(Protocol):
     def heldout_problem(self, index: int) -> Problem:
         """Problem `index` of the held-out set, 0 <= index < n_heldout."""
 
-    def rewards(self, problem: Problem, completion: str) -> dict[str, float]:
-        """The rewards of one completion by name; their sum is what is trained on."""
-
-    def is_correct(self, problem: Problem, completion: str) -> bool:
-        """Whether the completion answers the problem; what evaluation counts."""
+    def grade(self, problems: Sequence[Problem], completion_texts: Sequence[Sequence[str]]) -> Grades:
+        """Grades [P][R] completions of P problems of this task."""
 
     def demonstration(self, problem: Problem, rng: np.random.Generator, *, p_correct: float) -> str:
         """A completion for the warm start, right with probability `p_correct`."""
+
+
+Item = TypeVar("Item")
+
+
+def nth(items: Sequence[Item], index: int) -> Item:
+    """Item `index`; a negative one raises IndexError instead of counting from the end."""
+    if index < 0:
+        raise IndexError(f"problem {index}: problems are counted from 0")
+    return items[index]
 
 
 def problem_index(counter: int, n_problems: int, *, seed: int) -> int:

@@ -1,7 +1,8 @@
 """From a validated config to the objects a run works with."""
 
+import dataclasses
 import functools
-from dataclasses import dataclass
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +11,15 @@ from jax.sharding import Mesh
 from rlvr_jax.models.spec import ModelSpec, parameter_count
 from rlvr_jax.models.tokenizer import CharTokenizer
 from rlvr_jax.tasks.arithmetic import DigitArithmetic, SentenceArithmetic
+from rlvr_jax.tasks.jsonl import JsonlTask
 from rlvr_jax.tasks.problem import Task
 from rlvr_jax.train.batch_plan import BatchPlan, batch_plan
-from rlvr_jax.train.config import ModelConfig, TaskConfig, TrainConfig
+from rlvr_jax.train.config import ConfigError, ModelConfig, TaskConfig, TrainConfig
 from rlvr_jax.train.placement import build_mesh
 from rlvr_jax.train.validate import validate
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Parts:
     """What a run is made of before it has any weights."""
 
@@ -48,14 +50,21 @@ def assemble(config: TrainConfig) -> Parts:
 
 
 def build_task(config: TaskConfig) -> Task:
-    """The task a config names."""
-    return _task(config.name, config.operators, config.operand_min, config.operand_max)
+    """The task a config names. Raises ConfigError when its data or its rewards cannot be used."""
+    try:
+        return _task(dataclasses.astuple(config))
+    except ValueError as error:
+        raise ConfigError([f"task {config.name!r}: {error}"]) from error
 
 
 @functools.lru_cache(maxsize=4)  # all points of a study share one
-def _task(name: str, operators: str, operand_min: int, operand_max: int) -> Task:
-    kind = {"arithmetic": SentenceArithmetic, "digits": DigitArithmetic}[name]
-    return kind(operators=operators, operand_min=operand_min, operand_max=operand_max)
+def _task(values: tuple) -> Task:
+    config = TaskConfig(*values)
+    if config.name == "jsonl":
+        names = [name for name in inspect.signature(JsonlTask).parameters if name != "self"]
+        return JsonlTask(**{name: getattr(config, name) for name in names})
+    kind = {"arithmetic": SentenceArithmetic, "digits": DigitArithmetic}[config.name]
+    return kind(operators=config.operators, operand_min=config.operand_min, operand_max=config.operand_max)
 
 
 def model_spec(config: ModelConfig, *, vocab_size: int) -> ModelSpec:
@@ -75,10 +84,13 @@ def model_spec(config: ModelConfig, *, vocab_size: int) -> ModelSpec:
 
 
 def longest_prompt_tokens(task: Task, tokenizer: CharTokenizer) -> int:
-    """Over all problems of the task, held-out ones included."""
-    texts = {task.train_problem(i).prompt for i in range(task.n_train)}
-    texts |= {task.heldout_problem(i).prompt for i in range(task.n_heldout)}
-    return len(tokenizer.encode_prompt(max(texts, key=len)))  # one token per character
+    """Over all problems of the task, held-out ones included. Raises ConfigError at one that has no tokens."""
+    problems = [task.train_problem(i) for i in range(task.n_train)]
+    problems += [task.heldout_problem(i) for i in range(task.n_heldout)]
+    try:
+        return max(len(tokenizer.encode_prompt(text)) for text in {problem.prompt for problem in problems})
+    except ValueError as error:
+        raise ConfigError([f"task {task.name!r}: {error}"]) from error
 
 
 def root_key(seed: int, purpose: str) -> jax.Array:

@@ -9,7 +9,13 @@ import difflib
 from typing import Any
 
 SCHEDULES = ("constant", "linear", "cosine")
-TASKS = ("arithmetic", "digits")
+TASKS = ("arithmetic", "digits", "jsonl")
+RATIOS = ("token", "sequence")
+OBJECTIVES = ("clipped", "cispo")
+KL_PLACES = ("loss", "reward")
+TRUNCATED = ("train", "mask", "penalise")
+NONFINITE = ("stop", "skip")
+WANDB = ("off", "offline", "online")
 BUILTIN_MODEL = "builtin"
 
 
@@ -26,9 +32,20 @@ class TaskConfig:
     """Which problems."""
 
     name: str = "digits"  # one of TASKS
-    operators: str = "+-"  # out of + - *
+    operators: str = "+-"  # of the sums: out of + - *
     operand_min: int = 0
     operand_max: int = 99
+    # the rest is for "jsonl": problems and rewards of one's own
+    path: str = ""  # .jsonl, .json or .parquet: a file here, or OWNER/NAME[/FILE][@REVISION] on the Hugging Face Hub
+    heldout_path: str = ""  # ""; one problem in ten of `path`, chosen by a hash of its prompt
+    template: str = "{prompt}"  # the prompt, with fields of a row in braces
+    answer_field: str = "answer"  # "": rows have no answer, so rewards may not be "exact"
+    demonstration_field: str = ""  # what the warm start imitates; "": answer_field
+    rewards: tuple[str, ...] = ("exact",)  # each "exact" (the stripped answer) or "module:function"
+    reward_weights: tuple[float, ...] = ()  # one per reward; (): all 1
+    correct_at: float = 1.0  # a rollout whose weighted rewards reach this counts as correct
+    reward_limit_s: float = 60.0  # of one call; a reward that takes longer is stopped and its group left out
+    reward_workers: int = 1  # processes that call the rewards
 
 
 @dataclasses.dataclass
@@ -81,20 +98,33 @@ class SamplingConfig:
     """How rollouts are drawn; the trainer's log-probabilities use the same temperature."""
 
     temperature: float = 1.0
-    max_new_tokens: int = 4  # EOS included; a rollout that is cut here is trained like any other
+    max_new_tokens: int = 4  # EOS included; algo.truncated says what becomes of a rollout that is cut here
     max_prompt_tokens: int = 0  # 0: the longest prompt of the task
+    bucket_tokens: int = 128  # arrays are so wide, or 2, 4, 8 ... times, as the longest prompt or rollout needs
+    max_rounds: int = 1  # of dynamic sampling: draw again until n_prompts groups have unequal rewards; 1: off
 
 
 @dataclasses.dataclass
 class AlgoConfig:
     """Advantages, loss and averaging."""
 
-    advantage: str = "rloo"  # or "grpo", "centred" (Dr. GRPO)
-    std_ddof: int = 1  # of "grpo": 0 divides by R, 1 by R - 1
-    std_eps: float = 1e-4  # of "grpo": added to the standard deviation
+    advantage: str = "rloo"  # one of ADVANTAGE_KINDS of algo/advantages.py
+    std_ddof: int = 1  # where a standard deviation divides: 0 divides the squares by n, 1 by n - 1
+    std_eps: float = 1e-4  # and this is added to it
+    objective: str = "clipped"  # or "cispo"
+    ratio: str = "token"  # or "sequence" (GSPO)
     clip_low: float = 0.2  # the ratio is clipped below 1 - clip_low
     clip_high: float = 0.2  # and above 1 + clip_high
-    kl_coef: float = 0.0  # beta of the k3 penalty to the initial policy; 0 keeps no reference
+    dual_clip: float = 0.0  # with a negative advantage A the loss is at most -dual_clip * A; 0: off
+    kl_coef: float = 0.0  # beta of the penalty to the initial policy; 0 keeps no reference
+    kl_estimator: str = "k3"  # or "k1", "k2"
+    kl_in: str = "loss"  # or "reward"
+    entropy_coef: float = 0.0  # of a bonus for the entropy of the tokens' distributions
+    importance_cap: float = 0.0  # caps old / behavior probability, which weighs the policy loss; 0: no weights
+    truncated: str = "train"  # rollouts cut at max_new_tokens: or "mask" (as if never drawn), "penalise"
+    truncated_penalty: float = 1.0  # of "penalise": subtracted from their reward
+    overlong_buffer_tokens: int = 0  # a penalty grows over the last so many tokens before max_new_tokens; 0: off
+    overlong_penalty: float = 1.0  # and reaches this at max_new_tokens
     averaging: str = "constant_length"  # or "sequence", "token"
 
 
@@ -111,6 +141,8 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.0  # on matrices, not on norm scales
     clip_norm: float = 1.0  # of the whole gradient; 0: no clipping
+    nonfinite: str = "stop"  # where a loss or gradient is not finite: save and stop, or "skip" the update and count
+    max_skipped_in_a_row: int = 10  # of "skip": one more stops the run
 
 
 @dataclasses.dataclass
@@ -153,6 +185,8 @@ class LogConfig:
 
     rollouts_every_updates: int = 25  # 0: never
     rollouts_n_prompts: int = 8  # prompts written each time, with all their rollouts
+    wandb: str = "off"  # Weights & Biases beside TensorBoard: or "offline", "online"
+    wandb_project: str = "rlvr_jax"
 
 
 @dataclasses.dataclass

@@ -6,10 +6,11 @@ from collections.abc import Callable
 import numpy as np
 
 from rlvr_jax.models.spec import Params
-from rlvr_jax.sampling.rollout import build_sampler
+from rlvr_jax.sampling.rollout import Sampler, build_sampler
+from rlvr_jax.tasks.problem import Grades
 from rlvr_jax.train.assemble import Parts, root_key
 from rlvr_jax.train.collect import completion_texts, sample_prompts
-from rlvr_jax.train.config import EvalConfig
+from rlvr_jax.train.config import EvalConfig, SamplingConfig
 
 Evaluator = Callable[[Params], dict[str, float]]
 
@@ -39,20 +40,22 @@ def mean_and_se(value_P: np.ndarray) -> tuple[float, float]:
     return float(np.mean(value_P)), float(np.std(value_P, ddof=1) / math.sqrt(n)) if n > 1 else math.nan
 
 
-def build_evaluator(config: EvalConfig, parts: Parts, *, max_new_tokens: int) -> Evaluator:
+def build_evaluator(config: EvalConfig, parts: Parts, sampling: SamplingConfig) -> Evaluator:
     """Returns `evaluate(params) -> {"eval/<task>/greedy": ..., "eval/<task>/pass@1": ..., "..._se": ...}`.
 
     The first `n_problems` held-out problems, always the same ones with the same draws, so that two
-    evaluations differ by the policy alone.
+    evaluations differ by the policy alone. A completion that the task cannot grade counts as wrong;
+    eval/<task>/ungraded_frac says how many problems had one.
     """
     problems = [parts.task.heldout_problem(i) for i in range(config.n_problems)]
     key = root_key(config.seed, "evaluation")
 
-    def sampler(n_rollouts: int, temperature: float):
+    def sampler(n_rollouts: int, temperature: float) -> Sampler:
         return build_sampler(
             parts.spec,
             n_rollouts=n_rollouts,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=sampling.max_new_tokens,
+            bucket_tokens=sampling.bucket_tokens,
             temperature=temperature,
             eos_id=parts.tokenizer.eos_id,
             pad_id=parts.tokenizer.pad_id,
@@ -61,7 +64,7 @@ def build_evaluator(config: EvalConfig, parts: Parts, *, max_new_tokens: int) ->
 
     greedy_sampler, sampled_sampler = sampler(1, 0.0), sampler(config.n_samples, config.temperature)
 
-    def n_correct(params: Params, one_sampler) -> np.ndarray:
+    def graded(params: Params, one_sampler: Sampler) -> Grades:
         rollouts = sample_prompts(
             one_sampler,
             params,
@@ -71,18 +74,21 @@ def build_evaluator(config: EvalConfig, parts: Parts, *, max_new_tokens: int) ->
             parts.tokenizer,
             parts.mesh,
             max_prompt_tokens=parts.plan.max_prompt_tokens,
+            bucket_tokens=sampling.bucket_tokens,
         )
-        rows = zip(problems, completion_texts(rollouts, parts.tokenizer), strict=True)
-        return np.array([sum(parts.task.is_correct(problem, text) for text in texts) for problem, texts in rows])
+        return parts.task.grade(problems, completion_texts(rollouts, parts.tokenizer))
 
     def evaluate(params: Params) -> dict[str, float]:
         prefix = f"eval/{parts.task.name}/"
-        greedy, greedy_se = mean_and_se(n_correct(params, greedy_sampler))
+        greedy_grades, sampled_grades = graded(params, greedy_sampler), graded(params, sampled_sampler)
+        greedy, greedy_se = mean_and_se(greedy_grades.is_correct_PR[:, 0])
         metrics = {prefix + "greedy": greedy, prefix + "greedy_se": greedy_se}
-        n_correct_P = n_correct(params, sampled_sampler)
+        n_correct_P = sampled_grades.is_correct_PR.sum(axis=1)
         for k in config.k:
             value, se = pass_at_k(n_correct_P, n_samples=config.n_samples, k=k)
             metrics |= {f"{prefix}pass@{k}": value, f"{prefix}pass@{k}_se": se}
+        is_ungraded_P = np.isnan(greedy_grades.reward_PR).any(axis=1) | np.isnan(sampled_grades.reward_PR).any(axis=1)
+        metrics[f"{prefix}ungraded_frac"] = float(is_ungraded_P.mean())
         return metrics
 
     return evaluate

@@ -29,7 +29,7 @@ def evaluate_checkpoint(config: TrainConfig, checkpoint: Path | None) -> tuple[s
         CheckpointError: there is no such checkpoint, or it does not hold this config's model.
     """
     parts = assemble(config)
-    evaluate = build_evaluator(config.eval, parts, max_new_tokens=config.sampling.max_new_tokens)
+    evaluate = build_evaluator(config.eval, parts, config.sampling)
     if checkpoint is None:
         progress = Progress("warm start")
         params = starting_params(config, parts, cache_folder() / "warmstart", progress=progress.update)

@@ -1,24 +1,23 @@
-"""The run directory: exact rows as JSON lines, and TensorBoard events as a view of them.
+"""The run directory: exact rows as JSON lines, and sinks that show them.
 
-A row that cannot be written ends the run: it is the record. A sink that only shows (TensorBoard,
-sample tables) may fail; that is counted in health/sink_errors.
+A row that cannot be written ends the run: it is the record. What only shows (train/sinks.py, the
+sampled tables) may fail; that is counted in health/sink_errors.
 """
 
+import contextlib
 import gzip
 import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
-from tensorboardX import summary as tb_summary
-from tensorboardX.proto.summary_pb2 import Summary
 
 from rlvr_jax.analysis.read_runs import Row, read_rows
+from rlvr_jax.train.sinks import Sink, append_whole
 
 log = logging.getLogger(__name__)
 
@@ -28,23 +27,26 @@ METRICS_FILE, EVALS_FILE, ROLLOUTS_FILE, RUN_FILE = "metrics.jsonl", "evals.json
 class RunLog:
     """Writers of one run directory. Rows of updates after `last_update` are cut when it opens."""
 
-    def __init__(self, folder: Path, *, last_update: int):
+    def __init__(self, folder: Path, *, last_update: int, sinks: Mapping[str, Callable[[], Sink]]):
+        """`sinks` opens each sink, by the name that a warning gives it."""
         self.folder = folder
         self.sink_errors = 0
-        for name in (METRICS_FILE, EVALS_FILE, ROLLOUTS_FILE):
+        self._warned: set[str] = set()
+        for name in (METRICS_FILE, EVALS_FILE):
             cut_rows(folder / name, last_update=last_update)
+        self._guarded(ROLLOUTS_FILE, lambda: cut_rows(folder / ROLLOUTS_FILE, last_update=last_update))
         self._metrics = (folder / METRICS_FILE).open("a", encoding="utf-8")
         self._evals = (folder / EVALS_FILE).open("a", encoding="utf-8")
-        self._writer: SummaryWriter | None = None
-        self._sink(lambda: self._open_events(purge_step=last_update + 1))
-
-    def _open_events(self, *, purge_step: int) -> None:
-        # purge_step makes a reader forget what an interrupted process wrote past the checkpoint
-        self._writer = SummaryWriter(str(self.folder), purge_step=purge_step)
+        with contextlib.suppress(OSError):  # some network file systems cannot
+            _sync(folder)  # the files' names, which syncing the files does not cover
+        self._sinks: dict[str, Sink] = {}
+        for name, open_sink in sinks.items():
+            self._guarded(name, lambda name=name, open_sink=open_sink: self._sinks.update({name: open_sink()}))
 
     def metrics(self, row: Row) -> None:
         """One row per update; `row` holds update, step, prompts, rollouts, tokens, seconds and the metrics."""
-        _append(self._metrics, row | {"health/sink_errors": self.sink_errors})
+        row = row | {"health/sink_errors": self.sink_errors}
+        _append(self._metrics, row)
         self._scalars(row)
 
     def evaluation(self, row: Row) -> None:
@@ -53,51 +55,64 @@ class RunLog:
         self._scalars(row)
 
     def rollouts(self, rows: list[Row], *, update: int) -> None:
-        """A table of completions, to rollouts.jsonl.gz and as TensorBoard text."""
-        self._sink(lambda: _append_gzip(self.folder / ROLLOUTS_FILE, rows))
-        self._sink(lambda: self._add(tb_summary.text("rollouts", _markdown_table(rows)), update))
+        """A table of completions, one row each."""
+        self._table("completions", rows, shown_as="rollouts", update=update)
+
+    def prompts(self, rows: list[Row], *, update: int) -> None:
+        """A table of the step's prompts, each once, with how its rollouts did."""
+        self._table("prompts", rows, shown_as="prompts", update=update)
 
     def histogram(self, name: str, values: np.ndarray, *, update: int) -> None:
-        """A distribution in TensorBoard only."""
-        self._sink(lambda: self._writer.add_histogram(name, values, update))
+        """A distribution, in the sinks only; of the finite values, and not shown without any."""
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            self._show(lambda sink: sink.histogram(name, finite, update=update))
 
     def hparams(self, settings: Row, metrics: dict[str, float], *, update: int) -> None:
-        """The point's settings with its final numbers, for TensorBoard's hparams tab.
+        """The point's settings with its final numbers, by which sinks compare points."""
+        finite = {name: value for name, value in metrics.items() if _is_finite(value)}
+        self._show(lambda sink: sink.hparams(settings, finite, update=update))
 
-        As summaries in this same event file: SummaryWriter.add_hparams opens a sub-run.
-        """
-        finite = {name: value for name, value in metrics.items() if value is not None and math.isfinite(value)}
-        plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
-        for part in tb_summary.hparams(plain, finite):
-            self._sink(lambda part=part: self._add(part, update))
+    def flush(self) -> None:
+        """Every row is on the disk, and would be there after a power cut."""
+        for file in (self._metrics, self._evals):
+            file.flush()
+            os.fsync(file.fileno())
+        self._show(lambda sink: sink.flush())
+
+    def close(self) -> None:
+        with contextlib.ExitStack() as closing:  # from the last to the first, even if one of them raises
+            closing.callback(self._show, lambda sink: sink.close())
+            closing.callback(self._evals.close)
+            closing.callback(self._metrics.close)
+
+    def _table(self, table: str, rows: list[Row], *, shown_as: str, update: int) -> None:
+        if rows:
+            kept = [{"table": table} | row for row in rows]
+            self._guarded(ROLLOUTS_FILE, lambda: _append_gzip(self.folder / ROLLOUTS_FILE, kept))
+            self._show(lambda sink: sink.table(shown_as, rows, update=update))
 
     def _scalars(self, row: Row) -> None:
-        values = [
-            Summary.Value(tag=name, simple_value=value)  # not add_scalar: it turns pass@1 into pass_1
-            for name, value in row.items()
-            if "/" in name and _json_number(value) is not None
-        ]
-        self._sink(lambda: self._add(Summary(value=values), row["update"]))
+        shown = {name: value for name, value in row.items() if _is_finite(value)}
+        self._show(lambda sink: sink.scalars(shown))
 
-    def _add(self, summary: Summary, update: int) -> None:
-        self._writer.file_writer.add_summary(summary, update)
+    def _show(self, write: Callable[[Sink], None]) -> None:
+        for name, sink in self._sinks.items():
+            self._guarded(name, lambda sink=sink: write(sink))
 
-    def _sink(self, write: Callable[[], None]) -> None:
+    def _guarded(self, name: str, write: Callable[[], None]) -> None:
         try:
             write()
         except Exception as error:  # a view must not end the run it shows, whatever its library raises
             self.sink_errors += 1
-            if self.sink_errors == 1:
-                log.warning("a log sink failed and the run goes on (%s: %s)", type(error).__name__, error)
-
-    def flush(self) -> None:
-        """Everything written so far is with the operating system."""
-        self._sink(lambda: self._writer.flush())
-
-    def close(self) -> None:
-        self._metrics.close()
-        self._evals.close()
-        self._sink(lambda: self._writer.close())
+            if name not in self._warned:
+                self._warned.add(name)
+                log.warning(
+                    "%s failed and the run goes on (%s: %s); health/sink_errors counts what else fails",
+                    name,
+                    type(error).__name__,
+                    error,
+                )
 
 
 def cut_rows(path: Path, *, last_update: int) -> None:
@@ -110,14 +125,28 @@ def cut_rows(path: Path, *, last_update: int) -> None:
     with opener(partial, "wt", encoding="utf-8") as out:
         for row in kept:
             out.write(_line(row))
-    partial.replace(path)
+    _replace(path, partial)
 
 
 def write_json(path: Path, content: Row) -> None:
     """A whole JSON file; a reader sees the old one or the new one."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    _replace(path, partial)
+
+
+def _replace(path: Path, partial: Path) -> None:
+    _sync(partial)  # else a power cut can keep the new name and lose what it names
     partial.replace(path)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file's bytes, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _append(file: IO[str], row: Row) -> None:
@@ -125,12 +154,14 @@ def _append(file: IO[str], row: Row) -> None:
     file.flush()  # a killed process loses at most the line it was writing
 
 
-def _append_gzip(path: Path, rows: Iterable[Row]) -> None:
-    with gzip.open(path, "at", encoding="utf-8") as out:
-        out.writelines(_line(row) for row in rows)
+def _append_gzip(path: Path, rows: list[Row]) -> None:
+    member = gzip.compress("".join(_line(row) for row in rows).encode())
+    with path.open("ab", buffering=0) as file:
+        append_whole(file, member)
 
 
 def _line(row: Row) -> str:
+    """ASCII, so that whatever a model wrote can be encoded: half a surrogate pair becomes an escape like any other."""
     return json.dumps({name: _json_number(value) for name, value in row.items()}, allow_nan=False) + "\n"
 
 
@@ -139,10 +170,5 @@ def _json_number(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _markdown_table(rows: list[Row]) -> str:
-    columns = ["prompt", "completion", "answer", "reward", "length_tokens"]
-    lines = ["|" + "|".join(columns) + "|", "|" + "---|" * len(columns)]
-    for row in rows[:64]:
-        cells = [str(row[column]).replace("|", "\\|").replace("\n", " ")[:200] for column in columns]
-        lines.append("|" + "|".join(cells) + "|")
-    return "\n".join(lines)
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

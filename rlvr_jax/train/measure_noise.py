@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from rlvr_jax.algo.policy_loss import kl_k3
+from rlvr_jax.algo.policy_loss import kl_estimate
 from rlvr_jax.models.spec import Params
 from rlvr_jax.noise.group_gradients import build_group_gradients
 from rlvr_jax.noise.noise_scale import NoiseScale, naive_noise_scale, noise_scale
 from rlvr_jax.noise.sketch import build_count_sketch
-from rlvr_jax.sampling.padding import is_completion_token
+from rlvr_jax.train.config import AlgoConfig
+from rlvr_jax.train.loss import Batch, RolloutLogprobs, is_trained_token
 from rlvr_jax.train.placement import place_batch, replicated
 from rlvr_jax.train.state import NoiseAverages
-from rlvr_jax.train.step import Batch, RolloutLogprobs
 
 SKETCH_SEED = 20_250_101  # any constant: the hash must not change between steps or runs
 LARGEST_AUTOMATIC_CHUNK = 8
@@ -24,24 +24,27 @@ NoiseMetrics = dict[str, jax.Array]
 NoiseMeasurement = Callable[[Params, NoiseAverages, Batch], tuple[NoiseAverages, NoiseMetrics]]
 
 
-def build_group_loss(rollout_logprobs: RolloutLogprobs, *, kl_coef: float) -> Callable[[Params, Batch], jax.Array]:
+def build_group_loss(rollout_logprobs: RolloutLogprobs, algo: AlgoConfig) -> Callable[[Params, Batch], jax.Array]:
     """Returns `loss(params, batch of one prompt)` whose gradient is the group gradient g_x.
 
-        loss = -1/R sum_j ( A_j sum_t log pi(y_jt) - kl_coef sum_t k3_jt )
+        loss = -1/R sum_j sum_t ( A_j log pi(y_jt) - kl_coef KL_jt + entropy_coef entropy_jt )
 
     with leave-one-out advantages A, so that E[g_x] does not depend on R, and no division by a
-    length or a token count, which would couple the prompts. On-policy: the ratio is 1.
+    length or a token count, which would couple the prompts. R counts the rollouts that are kept.
+    On-policy: the ratio is 1.
     """
 
     def group_loss(params: Params, group: Batch) -> jax.Array:
         group = jax.tree.map(lambda leaf: leaf[None], group)
-        logprob_PRT, _ = rollout_logprobs(params, group)
-        _, R, T = logprob_PRT.shape
-        is_trained_RT = is_completion_token(group.completion_length_PR[0], width=T)
-        gain_RT = group.loo_advantage_PR[0][:, None] * logprob_PRT[0]
+        logprob_PRT, entropy_PRT = rollout_logprobs(params, group)
+        gain_PRT = group.loo_advantage_PR[..., None] * logprob_PRT
         if group.reference_logprob_PRT is not None:
-            gain_RT = gain_RT - kl_coef * kl_k3(logprob_PRT[0], group.reference_logprob_PRT[0])
-        return -jnp.where(is_trained_RT, gain_RT, 0.0).sum() / R
+            kl_PRT = kl_estimate(logprob_PRT, group.reference_logprob_PRT, estimator=algo.kl_estimator)
+            gain_PRT = gain_PRT - algo.kl_coef * kl_PRT
+        if algo.entropy_coef > 0:
+            gain_PRT = gain_PRT + algo.entropy_coef * entropy_PRT
+        n_kept = jnp.maximum(group.is_kept_PR.sum(), 1)
+        return -jnp.where(is_trained_token(group), gain_PRT, 0.0).sum() / n_kept
 
     return group_loss
 
@@ -79,9 +82,13 @@ def build_noise_measurement(
     def measured(params: Params, averages: NoiseAverages, groups: Batch) -> tuple[NoiseAverages, NoiseMetrics]:
         found = group_gradients(params, groups)
         scale = noise_scale(found.sq_norm_P, found.sum_sq_norm, found.dot_sum_P)
+        is_finite = jnp.isfinite(scale.trace_cov) & jnp.isfinite(scale.grad_sq)  # else it would stay in the averages
+
+        def average(old: jax.Array, new: jax.Array) -> jax.Array:
+            return jnp.where(is_finite, smoothing * old + (1 - smoothing) * new, old)
+
         averages = NoiseAverages(
-            trace_cov=smoothing * averages.trace_cov + (1 - smoothing) * scale.trace_cov,
-            grad_sq=smoothing * averages.grad_sq + (1 - smoothing) * scale.grad_sq,
+            trace_cov=average(averages.trace_cov, scale.trace_cov), grad_sq=average(averages.grad_sq, scale.grad_sq)
         )
         naive = naive_noise_scale(
             found.block_sq_norm_B, found.sum_sq_norm, rollouts_per_block=n_rollouts * block_prompts

@@ -9,24 +9,20 @@ import optax
 from rlvr_jax.models.spec import Params
 from rlvr_jax.sampling.rollout import Sampler, build_sampler
 from rlvr_jax.train.assemble import Parts
+from rlvr_jax.train.batch import Advantages, build_advantages
 from rlvr_jax.train.config import TrainConfig
 from rlvr_jax.train.evaluate import Evaluator, build_evaluator
+from rlvr_jax.train.loss import Batch, build_loss, build_rollout_logprobs
 from rlvr_jax.train.measure_noise import NoiseMeasurement, build_group_loss, build_noise_measurement
 from rlvr_jax.train.optimizer import adamw, learning_rate
-from rlvr_jax.train.step import (
-    Batch,
-    TrainStep,
-    build_logprob_pass,
-    build_loss,
-    build_rollout_logprobs,
-    build_train_step,
-)
+from rlvr_jax.train.step import TrainStep, build_logprob_pass, build_train_step
 
 
 class Programs(NamedTuple):
     """What a run calls. Nothing is traced before its first call."""
 
     sample: Sampler
+    advantages: Advantages
     train_step: TrainStep
     logprob_pass: Callable[[Params, Batch], jax.Array]
     measure_noise: NoiseMeasurement | None
@@ -43,14 +39,7 @@ def build_programs(config: TrainConfig, parts: Parts) -> Programs:
         compute_dtype=parts.compute_dtype,
         use_remat=config.model.use_remat,
     )
-    loss = build_loss(
-        rollout_logprobs,
-        clip_low=algo.clip_low,
-        clip_high=algo.clip_high,
-        kl_coef=algo.kl_coef,
-        averaging=algo.averaging,
-        max_new_tokens=config.sampling.max_new_tokens,
-    )
+    loss = build_loss(rollout_logprobs, algo, max_new_tokens=config.sampling.max_new_tokens)
     schedule = learning_rate(
         peak_lr=opt.peak_lr,
         warmup_updates=opt.warmup_updates,
@@ -69,7 +58,7 @@ def build_programs(config: TrainConfig, parts: Parts) -> Programs:
     measure_noise = None
     if noise.every_updates > 0:
         measure_noise = build_noise_measurement(
-            build_group_loss(rollout_logprobs, kl_coef=algo.kl_coef),
+            build_group_loss(rollout_logprobs, algo),
             parts.mesh,
             n_prompts=config.batch.n_prompts,
             n_rollouts=config.batch.n_rollouts,
@@ -83,14 +72,18 @@ def build_programs(config: TrainConfig, parts: Parts) -> Programs:
             parts.spec,
             n_rollouts=config.batch.n_rollouts,
             max_new_tokens=config.sampling.max_new_tokens,
+            bucket_tokens=config.sampling.bucket_tokens,
             temperature=config.sampling.temperature,
             eos_id=parts.tokenizer.eos_id,
             pad_id=parts.tokenizer.pad_id,
             compute_dtype=parts.compute_dtype,
         ),
-        train_step=build_train_step(loss, optimizer, schedule, parts.mesh, clip_norm=opt.clip_norm),
+        advantages=build_advantages(algo),
+        train_step=build_train_step(
+            loss, optimizer, schedule, parts.mesh, clip_norm=opt.clip_norm, freezes=opt.nonfinite == "stop"
+        ),
         logprob_pass=build_logprob_pass(rollout_logprobs),
         measure_noise=measure_noise,
-        evaluate=build_evaluator(config.eval, parts, max_new_tokens=config.sampling.max_new_tokens),
+        evaluate=build_evaluator(config.eval, parts, config.sampling),
         optimizer=optimizer,
     )

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import math
-import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,27 +13,18 @@ import numpy as np
 
 from rlvr_jax.analysis.read_runs import read_rows
 from rlvr_jax.models.spec import Params
-from rlvr_jax.sampling.rollout import Rollouts
-from rlvr_jax.tasks.problem import Problem
-from rlvr_jax.train.assemble import Parts, root_key
-from rlvr_jax.train.batch_plan import is_due, is_noise_due, plan_warnings
+from rlvr_jax.train.assemble import Parts
+from rlvr_jax.train.batch_plan import is_due, plan_warnings
 from rlvr_jax.train.checkpoint import Checkpoints
-from rlvr_jax.train.collect import (
-    Collection,
-    build_batch,
-    in_microbatches,
-    prompts_of_step,
-    reward_metrics,
-    sample_prompts,
-    sample_rows,
-    score,
-)
+from rlvr_jax.train.collect import Collection
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields
+from rlvr_jax.train.learner import Drawn, Learner, RewardError
 from rlvr_jax.train.log import EVALS_FILE, RunLog
 from rlvr_jax.train.perf import compile_seconds, step_metrics
 from rlvr_jax.train.placement import replicated
 from rlvr_jax.train.programs import build_programs
 from rlvr_jax.train.progress import Progress
+from rlvr_jax.train.reward_metrics import completion_rows, prompt_rows, reward_metrics
 from rlvr_jax.train.run_directory import (
     FINISHED,
     RUNNING,
@@ -44,15 +34,13 @@ from rlvr_jax.train.run_directory import (
     warn_if_machine_changed,
     write_run,
 )
-from rlvr_jax.train.state import NoiseAverages, TrainState, initial_state
-from rlvr_jax.train.step import Batch
+from rlvr_jax.train.sinks import sink_openers, wandb_login_problem
+from rlvr_jax.train.state import initial_state
+from rlvr_jax.train.stop import Stopped, StopRequest
+from rlvr_jax.train.validate_algo import algo_warnings
 from rlvr_jax.train.warmstart import params_hash
 
 log = logging.getLogger(__name__)
-
-
-class Stopped(Exception):
-    """A signal asked the run to end; its state is saved."""
 
 
 class Counters(NamedTuple):
@@ -60,8 +48,8 @@ class Counters(NamedTuple):
 
     step: int
     update: int
-    prompts: int
-    rollouts: int
+    prompts: int  # drawn; the next step begins with this one
+    rollouts: int  # drawn
     tokens: int
     seconds: float
 
@@ -72,7 +60,7 @@ def run_point(
     starting_params: Params,
     folder: Path,
     *,
-    stop: threading.Event,
+    stop: StopRequest,
     progress: Progress,
 ) -> str:
     """Trains one point to its last update, from its newest checkpoint if it has one; "skipped" or "finished".
@@ -80,7 +68,8 @@ def run_point(
     Raises:
         ConfigError: the directory was started with other settings or another starting policy.
         FloatingPointError: a loss or gradient was not finite; the state before it is saved.
-        Stopped: `stop` was set; the state is saved.
+        RewardError: not one prompt of a step could be graded; the state before it is saved.
+        Stopped: `stop` is due; the state is saved.
     """
     start_hash = params_hash(starting_params)
     earlier = read_run(folder)
@@ -92,6 +81,13 @@ def run_point(
                     f"{folder} was started from other weights ({earlier['starting_params']}) than the warm start now "
                     f"gives ({start_hash}), as happens when the code, jax or the machine changed; "
                     "delete the directory or choose another --runs=DIR"
+                ]
+            )
+        if earlier["task_data"] != parts.task.fingerprint:
+            raise ConfigError(
+                [
+                    f"the data of task {parts.task.name!r} changed since {folder} was started "
+                    f"({earlier['task_data']} -> {parts.task.fingerprint}); put it back or choose another --runs=DIR"
                 ]
             )
         if earlier["status"] == FINISHED and earlier["config"]["n_updates"] == config.n_updates:
@@ -117,34 +113,39 @@ class _Run:
         earlier: dict[str, Any] | None,
     ):
         self.config, self.parts, self.folder, self.start_hash = config, parts, folder, start_hash
-        self.programs = build_programs(config, parts)
-        self.rollout_key = root_key(config.seed, "rollouts")
+        programs = build_programs(config, parts)
+        self.evaluate_params = programs.evaluate
         self.checkpoints = Checkpoints(
             folder / "checkpoints",
             keep_newest=config.checkpoint.keep_newest,
             keep_best=config.checkpoint.keep_best,
         )
-        fresh = jax.device_put(initial_state(starting_params, self.programs.optimizer), replicated(parts.mesh))
+        fresh = jax.device_put(initial_state(starting_params, programs.optimizer), replicated(parts.mesh))
         restored = self.checkpoints.restore_newest(fresh)
-        self.state: TrainState = restored[0] if restored else fresh
+        self.learner = Learner(config, parts, programs, restored[0] if restored else fresh, starting_params)
         self.counters = Counters(**restored[1]) if restored else Counters(0, 0, 0, 0, 0, 0.0)
         self.is_resumed = restored is not None
-        # without a KL penalty no second copy of the weights is kept
-        self.reference_params = starting_params if config.algo.kl_coef > 0 else None
-        self.log = RunLog(folder, last_update=self.counters.update if restored else -1)
+        last_update = self.counters.update if restored else -1
+        self.log = RunLog(folder, last_update=last_update, sinks=sink_openers(folder, config, last_update=last_update))
         evals = list(read_rows(folder / EVALS_FILE))  # after the log has cut what the checkpoint does not know
         self.last_evaluation = (
             {name: evals[-1][name] for name in evals[-1] if name.startswith("eval/")} if evals else {}
         )
         self.best_accuracy = max((row[self._target_name] for row in evals), default=-math.inf)
-        self.noise_before: NoiseAverages | None = None  # where the step in flight measures: what it started from
+        self.longest_step_s = 0.0
         if earlier is not None and restored:
             warn_if_machine_changed(earlier)
         self.write_run(RUNNING)
 
     def write_run(self, status: str, **more: Any) -> None:
         write_run(
-            self.folder, self.config, self.parts.plan, status=status, starting_params_hash=self.start_hash, **more
+            self.folder,
+            self.config,
+            self.parts.plan,
+            status=status,
+            starting_params_hash=self.start_hash,
+            task_data=self.parts.task.fingerprint,
+            **more,
         )
 
     def close(self) -> None:
@@ -152,9 +153,10 @@ class _Run:
             closing.callback(self.checkpoints.close)
             closing.callback(self.log.close)
 
-    def train(self, *, stop: threading.Event, progress: Progress) -> None:
+    def train(self, *, stop: StopRequest, progress: Progress) -> None:
         config, n_steps = self.config, self.parts.plan.n_steps
-        for warning in plan_warnings(self.parts.plan):
+        warnings = [*plan_warnings(self.parts.plan), *algo_warnings(config), wandb_login_problem(config.log.wandb)]
+        for warning in filter(None, warnings):
             log.warning(warning)
         if self.is_resumed:
             progress.line(f"resuming after update {self.counters.update}")
@@ -162,18 +164,18 @@ class _Run:
             self._evaluate()
             progress.line(self._summary())
         started_s, compiled_s = time.monotonic(), compile_seconds()
-        pending = self._dispatch_sampling() if self.counters.step < n_steps else None
-        jax.block_until_ready(pending and pending[1])
+        drawn = self.learner.draw(self.counters.prompts) if self.counters.step < n_steps else None
+        jax.block_until_ready(drawn and drawn[1])
         sample_s = time.monotonic() - started_s - (compile_seconds() - compiled_s)
         while self.counters.step < n_steps:
             step, before = self.counters.step, self.counters
             started_s, compiled_s = time.monotonic(), compile_seconds()
-            collection = score(self.parts.task, *pending, self.parts.tokenizer)
+            collection = self._collected(drawn)
             scored_s = time.monotonic()
-            dispatched = self._dispatch_updates(collection, pending[1])
+            collection, dispatched = self.learner.update(collection, step)
             self.counters = self._counters_after(collection)
             # the device draws the next rollouts while the host fetches and writes these
-            pending = self._dispatch_sampling() if self.counters.step < n_steps else None
+            drawn = self.learner.draw(self.counters.prompts) if self.counters.step < n_steps else None
             fetched = jax.device_get(dispatched)
             trained_s, compile_s = time.monotonic(), compile_seconds() - compiled_s
             perf = step_metrics(
@@ -187,9 +189,9 @@ class _Run:
             self.counters = self.counters._replace(seconds=before.seconds + sample_s + trained_s - started_s)
             self._write_rows(before, fetched, reward_metrics(collection) | perf)
             self._write_samples(collection, step)
-            progress.update(self.counters.update, config.n_updates, f"reward {collection.reward_PR.mean():.3f}")
-            if pending is not None:
-                jax.block_until_ready(pending[1])
+            progress.update(self.counters.update, config.n_updates, f"reward {_mean_reward(collection):.3f}")
+            if drawn is not None:
+                jax.block_until_ready(drawn[1])
                 sample_s = time.monotonic() - trained_s
 
             is_last = self.counters.step == n_steps
@@ -200,97 +202,68 @@ class _Run:
                 accuracy = self.last_evaluation[self._target_name]
                 is_best = config.checkpoint.keep_best > 0 and accuracy > self.best_accuracy
                 self.best_accuracy = max(accuracy, self.best_accuracy)
-            if is_due(step, config.checkpoint.every_updates, config) or is_best or is_last or stop.is_set():
+            self.longest_step_s = max(self.longest_step_s, time.monotonic() - started_s - compile_s)
+            is_stopping = stop.is_due(next_s=self.longest_step_s)
+            if is_due(step, config.checkpoint.every_updates, config) or is_best or is_last or is_stopping:
                 self._save(self.counters, accuracy=accuracy)
-            if stop.is_set() and not is_last:
+            if is_stopping and not is_last:
                 self.checkpoints.wait()
                 self.write_run(STOPPED, stopped_after_update=self.counters.update)
-                raise Stopped(f"saved {self.folder} after update {self.counters.update}")
+                raise Stopped(f"saved {self.folder} after update {self.counters.update}", exit_code=stop.exit_code)
         self._finish()
 
-    def _dispatch_sampling(self) -> tuple[list[Problem], Rollouts]:
-        config, first = self.config, self.counters.prompts
-        problems = prompts_of_step(self.parts.task, first, n_prompts=config.batch.n_prompts, seed=config.seed)
-        return problems, sample_prompts(
-            self.programs.sample,
-            self.state.params,
-            problems,
-            range(first, first + config.batch.n_prompts),
-            self.rollout_key,
-            self.parts.tokenizer,
-            self.parts.mesh,
-            max_prompt_tokens=self.parts.plan.max_prompt_tokens,
-        )
-
-    def _dispatch_updates(self, collection: Collection, rollouts: Rollouts) -> list[dict[str, jax.Array]]:
-        """Runs all updates of a step; one dict of device scalars per update, not waited for."""
-        config = self.config
-        batch = self._batch(collection, rollouts)
-        noise, self.noise_before = {}, None
-        if is_noise_due(self.counters.step, config):
-            self.noise_before = jax.device_get(self.state.noise)  # a copy: the step donates its state
-            averages, noise = self.programs.measure_noise(self.state.params, self.state.noise, batch)
-            self.state = self.state.replace(noise=averages)
-        metrics = []
-        for rows_P in minibatch_rows(config, self.counters.step):
-            minibatch = jax.tree.map(lambda leaf, rows_P=rows_P: leaf[rows_P], batch)
-            self.state, of_update = self.programs.train_step(
-                self.state,
-                in_microbatches(minibatch, self.parts.mesh, microbatch_prompts=config.microbatch_prompts),
-            )
-            metrics.append(of_update | noise)
-            noise = {}
-        return metrics
-
-    def _batch(self, collection: Collection, rollouts: Rollouts) -> Batch:
-        config = self.config
-        batch = build_batch(
-            rollouts,
-            collection.reward_PR,
-            kind=config.algo.advantage,
-            ddof=config.algo.std_ddof,
-            eps=config.algo.std_eps,
-        )
-        placed = in_microbatches(batch, self.parts.mesh, microbatch_prompts=config.microbatch_prompts)
-
-        def logprobs(params: Params) -> np.ndarray:
-            logprob_MNRT = np.asarray(self.programs.logprob_pass(params, placed))
-            return logprob_MNRT.reshape(-1, *logprob_MNRT.shape[2:])
-
-        if config.updates_per_step > 1:
-            batch = batch.replace(old_logprob_PRT=logprobs(self.state.params))
-        if self.reference_params is not None:
-            batch = batch.replace(reference_logprob_PRT=logprobs(self.reference_params))
-        return batch
+    def _collected(self, drawn: Drawn) -> Collection:
+        """The graded collection of the step in progress; the state is saved if it cannot be graded."""
+        try:
+            return self.learner.collect(drawn, self.counters.prompts)
+        except RewardError:
+            self._save(self.counters, accuracy=None)
+            self.checkpoints.wait()
+            self.write_run(STOPPED, ungraded_after_update=self.counters.update)
+            raise
 
     def _counters_after(self, collection: Collection) -> Counters:
         counters, plan = self.counters, self.parts.plan
         return Counters(
             step=counters.step + 1,
             update=counters.update + plan.updates_per_step,
-            prompts=counters.prompts + plan.n_prompts,
-            rollouts=counters.rollouts + plan.rollouts_per_step,
+            prompts=counters.prompts + collection.n_prompts_drawn,
+            rollouts=counters.rollouts + collection.n_prompts_drawn * plan.n_rollouts,
             tokens=counters.tokens + collection.n_tokens,
             seconds=counters.seconds,
         )
 
     def _write_rows(self, before: Counters, fetched: list[dict[str, np.ndarray]], shared: dict[str, float]) -> None:
-        """One row per update of the step. Raises FloatingPointError at the first that was not applied."""
+        """One row per update of the step. Raises FloatingPointError at one that was not finite, unless it may be
+        skipped."""
+        optimizer = self.config.optimizer
         for index, metrics in enumerate(fetched):
             update = before.update + index + 1
-            if not metrics.pop("is_applied"):
+            is_applied, n_in_a_row = metrics.pop("is_applied"), int(metrics.pop("n_skipped_in_a_row"))
+            if not is_applied and optimizer.nonfinite == "stop":
                 self._stop_at_nonfinite(before, update, index, metrics)
             values = {name: float(value) for name, value in metrics.items()}
             self.log.metrics(self.counters._asdict() | {"update": update} | shared | values)
+            if not is_applied:
+                log.warning("update %d was not finite and was skipped (%d in a row)", update, n_in_a_row)
+        if n_in_a_row > optimizer.max_skipped_in_a_row:
+            self._save(self.counters, accuracy=None)
+            self.checkpoints.wait()
+            self.write_run(STOPPED, nonfinite_at_update=update)
+            raise FloatingPointError(
+                f"{n_in_a_row} updates in a row, up to {update}, were not finite and were skipped, more than "
+                f"optimizer.max_skipped_in_a_row={optimizer.max_skipped_in_a_row}; the state, unchanged by them, is "
+                f"saved in {self.folder}. Start another run with less than optimizer.peak_lr={optimizer.peak_lr}"
+            )
 
     def _stop_at_nonfinite(self, before: Counters, update: int, index: int, metrics: dict[str, np.ndarray]) -> None:
         what = ", ".join(f"{name}={float(metrics[name])}" for name in ("loss/total", "optim/grad_norm"))
         saved = f"the last checkpoint in {self.folder} continues from before it"
         if index == 0:  # the frozen state is that of a step's end; later ones lie inside a step
-            self.state = self.state.replace(n_nonfinite=jnp.zeros_like(self.state.n_nonfinite))
-            if self.noise_before is not None:
-                noise = jax.device_put(self.noise_before, replicated(self.parts.mesh))
-                self.state = self.state.replace(noise=noise)
+            learner = self.learner
+            zero = jnp.zeros_like(learner.state.n_nonfinite)
+            learner.state = learner.state.replace(n_nonfinite=zero, n_skipped_in_a_row=zero)
+            learner.undo_noise()
             self._save(before, accuracy=None)
             self.checkpoints.wait()
             saved = f"the state after update {before.update} is saved in {self.folder}"
@@ -305,13 +278,14 @@ class _Run:
         if not is_due(step, config.rollouts_every_updates, self.config):
             return
         update = self.counters.update
-        self.log.rollouts(sample_rows(collection, update, n_prompts=config.rollouts_n_prompts), update=update)
-        self.log.histogram("completions/length", collection.completion_length_PR.reshape(-1), update=update)
-        self.log.histogram("reward/prompt_mean", collection.reward_PR.mean(axis=1), update=update)
+        self.log.rollouts(completion_rows(collection, update, n_prompts=config.rollouts_n_prompts), update=update)
+        self.log.prompts(prompt_rows(collection, update), update=update)
+        self.log.histogram("completions/length", collection.rollouts.completion_length_PR.reshape(-1), update=update)
+        self.log.histogram("reward/kept", collection.reward_PR[collection.is_kept_PR], update=update)
 
     def _evaluate(self) -> None:
         started_s = time.monotonic()
-        self.last_evaluation = self.programs.evaluate(self.state.params)
+        self.last_evaluation = self.evaluate_params(self.learner.state.params)
         row = self.counters._asdict() | self.last_evaluation | {"perf/eval_s": time.monotonic() - started_s}
         self.log.evaluation(row)
 
@@ -321,12 +295,12 @@ class _Run:
 
     def _summary(self) -> str:
         short = {name.rsplit("/", 1)[-1]: value for name, value in self.last_evaluation.items()}
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in short.items() if not name.endswith("_se"))
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in short.items() if f"{name}_se" in short)
         return f"update {self.counters.update}/{self.config.n_updates}, held-out {shown}"
 
     def _save(self, counters: Counters, *, accuracy: float | None) -> None:
         self.log.flush()  # rows first: a checkpoint is never ahead of them
-        self.checkpoints.save(self.state, counters._asdict(), update=counters.update, accuracy=accuracy)
+        self.checkpoints.save(self.learner.state, counters._asdict(), update=counters.update, accuracy=accuracy)
 
     def _finish(self) -> None:
         self.checkpoints.wait()
@@ -334,16 +308,6 @@ class _Run:
         self.write_run(FINISHED, final=self.last_evaluation, counters=self.counters._asdict())
 
 
-def minibatch_rows(config: TrainConfig, step: int) -> list[np.ndarray]:
-    """Which prompts of the collection each update of a step takes: whole groups, every one once per epoch.
-
-    In collection order when a step is one update, else in an order seeded by (seed, step, epoch).
-    """
-    n_prompts, n_updates = config.batch.n_prompts, config.updates_per_step
-    if n_updates == 1:
-        return [np.arange(n_prompts)]
-    orders = [
-        np.random.default_rng([config.seed, step, epoch]).permutation(n_prompts)
-        for epoch in range(config.batch.epochs_per_buffer)
-    ]
-    return [rows for order in orders for rows in order.reshape(-1, config.minibatch_prompts)]
+def _mean_reward(collection: Collection) -> float:
+    kept = collection.reward_PR[collection.is_kept_PR]
+    return float(kept.mean()) if len(kept) else math.nan

@@ -88,7 +88,14 @@ def check_same_config(config: TrainConfig, run: dict[str, Any], folder: Path) ->
 
 
 def write_run(
-    folder: Path, config: TrainConfig, plan: BatchPlan, *, status: str, starting_params_hash: str, **more: Any
+    folder: Path,
+    config: TrainConfig,
+    plan: BatchPlan,
+    *,
+    status: str,
+    starting_params_hash: str,
+    task_data: str,
+    **more: Any,
 ) -> None:
     """run.json: what the run is, on what, and how it stands."""
     write_json(
@@ -100,6 +107,7 @@ def write_run(
             "config": _as_json(config),
             "plan": dataclasses.asdict(plan),
             "starting_params": starting_params_hash,
+            "task_data": task_data,
             "git_revision": _git_revision(),
             "versions": {"python": platform.python_version()} | _versions(),
             "devices": _devices(),

@@ -21,7 +21,8 @@ class TrainState:
     """All arrays a checkpoint holds. Random keys are not among them: they follow from counters."""
 
     n_updates: jax.Array  # int32, optimiser updates applied
-    n_nonfinite: jax.Array  # int32, updates refused; the first one freezes the state
+    n_nonfinite: jax.Array  # int32, updates refused because their loss or gradient was not finite
+    n_skipped_in_a_row: jax.Array  # int32, how many of them since the last that was applied
     params: Params
     opt_state: optax.OptState
     noise: NoiseAverages
@@ -32,6 +33,7 @@ def initial_state(params: Params, optimizer: optax.GradientTransformation) -> Tr
     return TrainState(
         n_updates=jnp.zeros((), jnp.int32),
         n_nonfinite=jnp.zeros((), jnp.int32),
+        n_skipped_in_a_row=jnp.zeros((), jnp.int32),
         params=jax.tree.map(jnp.copy, params),
         opt_state=optimizer.init(params),
         noise=NoiseAverages(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)),

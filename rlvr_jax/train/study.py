@@ -2,7 +2,6 @@
 
 import logging
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +11,9 @@ from rlvr_jax.train.assemble import assemble
 from rlvr_jax.train.batch_plan import plan_table
 from rlvr_jax.train.config import ConfigError, TrainConfig
 from rlvr_jax.train.progress import Progress
-from rlvr_jax.train.run import Stopped, run_point
+from rlvr_jax.train.run import run_point
 from rlvr_jax.train.run_directory import RunDirectoryError, locked
+from rlvr_jax.train.stop import Stopped, StopRequest
 from rlvr_jax.train.warmstart import starting_params, warmstart_hash
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def enable_compilation_cache() -> None:
 
 
 def run_study(
-    points: list[TrainConfig], runs_folder: Path, *, stop: threading.Event, say: Callable[[str], None]
+    points: list[TrainConfig], runs_folder: Path, *, stop: StopRequest, say: Callable[[str], None]
 ) -> list[Path]:
     """Runs every point and returns their directories.
 
@@ -40,7 +40,7 @@ def run_study(
     cause is likely to be the next one's too.
 
     Raises:
-        ConfigError, RunDirectoryError, FloatingPointError, Stopped: see `run_point`.
+        ConfigError, RunDirectoryError, FloatingPointError, RewardError, Stopped: see `run_point`.
     """
     all_parts = _assembled(points)
     shown = set()
@@ -54,10 +54,10 @@ def run_study(
     for number, (config, parts) in enumerate(zip(points, all_parts, strict=True), 1):
         folder = runs_folder / config.study / config.point_name
         with locked(folder):
-            if params_of != warmstart_hash(config):
+            if params_of != warmstart_hash(config, parts.task):
                 progress = _Stoppable("warm start", stop)
                 params = starting_params(config, parts, cache_folder() / "warmstart", progress=progress.update)
-                params_of = warmstart_hash(config)
+                params_of = warmstart_hash(config, parts.task)
                 progress.close()
             progress = Progress(f"[{number}/{len(points)}] {config.point_name}")
             try:
@@ -73,8 +73,8 @@ def run_study(
                 f"[{number}/{len(points)}] {folder}: {'already finished, skipped' if outcome == 'skipped' else outcome}"
             )
         folders.append(folder)
-        if stop.is_set() and number < len(points):
-            raise Stopped(f"{folder} is finished, {len(points) - number} point(s) are left")
+        if number < len(points) and stop.is_due(next_s=0.0):
+            raise Stopped(f"{folder} is finished, {len(points) - number} point(s) are left", exit_code=stop.exit_code)
     return folders
 
 
@@ -99,11 +99,11 @@ def _assembled(points: list[TrainConfig]) -> list:
 class _Stoppable(Progress):
     """Progress of work that has nothing to save: a stop ends it at once."""
 
-    def __init__(self, title: str, stop: threading.Event):
+    def __init__(self, title: str, stop: StopRequest):
         super().__init__(title)
         self._stop = stop
 
     def update(self, done: int, total: int, text: str) -> None:
         super().update(done, total, text)
-        if self._stop.is_set() and done < total:
-            raise Stopped("stopped during the warm start, which starts over next time")
+        if done < total and self._stop.is_due(next_s=0.0):
+            raise Stopped("stopped during the warm start, which starts over next time", exit_code=self._stop.exit_code)

@@ -6,18 +6,20 @@ import re
 import typing
 from typing import Any
 
-from rlvr_jax.algo.advantages import ADVANTAGE_KINDS
-from rlvr_jax.algo.averaging import AVERAGING_KINDS
 from rlvr_jax.train.config import (
     BUILTIN_MODEL,
+    NONFINITE,
     SCHEDULES,
     TASKS,
+    WANDB,
     ConfigError,
     ModelConfig,
-    TaskConfig,
     TrainConfig,
     flat_fields,
 )
+from rlvr_jax.train.sinks import wandb_problem
+from rlvr_jax.train.validate_algo import algo_problems
+from rlvr_jax.train.validate_task import task_problems
 
 
 def validate(config: TrainConfig) -> None:
@@ -25,7 +27,7 @@ def validate(config: TrainConfig) -> None:
     problems = _type_problems(config)
     if not problems:  # ranges of mistyped values would only repeat the news
         problems = [*_range_problems(config), *_choice_problems(config), *_batch_problems(config)]
-        problems += _eval_problems(config)
+        problems += _eval_problems(config) + algo_problems(config)
     if problems:
         raise ConfigError(problems)
 
@@ -53,6 +55,7 @@ _TYPE_NAMES = {
     str: "text",
     tuple[int, ...]: "a tuple of whole numbers",
     tuple[float, ...]: "a tuple of numbers",
+    tuple[str, ...]: "a tuple of texts",
 }
 
 
@@ -72,15 +75,16 @@ _AT_LEAST = {
         optimizer.warmup_updates optimizer.decay_updates optimizer.weight_decay optimizer.clip_norm
         noise.every_updates noise.chunk_prompts eval.every_updates eval.seed checkpoint.keep_best
         checkpoint.every_updates log.rollouts_every_updates placement.data warmstart.warmup_updates
-        warmstart.n_correct_updates""",
+        warmstart.n_correct_updates algo.dual_clip algo.entropy_coef algo.importance_cap algo.truncated_penalty
+        algo.overlong_buffer_tokens algo.overlong_penalty""",
     1: """n_updates model.width model.n_layers model.n_heads model.n_kv_heads model.mlp_width
         warmstart.n_updates warmstart.batch_size batch.n_prompts batch.n_rollouts batch.epochs_per_buffer
         sampling.max_new_tokens noise.sketch_width eval.n_problems eval.n_samples checkpoint.keep_newest
-        log.rollouts_n_prompts""",
-    2: "noise.naive_minibatches",
+        log.rollouts_n_prompts sampling.max_rounds optimizer.max_skipped_in_a_row task.reward_workers""",
+    2: "noise.naive_minibatches sampling.bucket_tokens",
 }
 _ABOVE_ZERO = """sampling.temperature eval.temperature optimizer.peak_lr optimizer.eps warmstart.peak_lr
-    model.rope_theta model.norm_eps"""
+    model.rope_theta model.norm_eps task.reward_limit_s"""
 _BELOW_ONE = "optimizer.b1 optimizer.b2 noise.smoothing"
 
 
@@ -117,10 +121,6 @@ def _range_problems(config: TrainConfig) -> list[str]:
             f"warmstart.n_correct_updates={config.warmstart.n_correct_updates} is more than "
             f"warmstart.n_updates={config.warmstart.n_updates}; use that or less"
         )
-    if config.algo.clip_low > 1:
-        problems.append(f"algo.clip_low={config.algo.clip_low} must be at most 1: ratios are never negative")
-    if config.algo.std_ddof not in (0, 1):
-        problems.append(f"algo.std_ddof={config.algo.std_ddof} must be 0 (divide by R) or 1 (divide by R - 1)")
     return problems
 
 
@@ -134,11 +134,11 @@ def _is_finite(value: Any) -> bool:
 def _choice_problems(config: TrainConfig) -> list[str]:
     choices = {
         "task.name": (config.task.name, TASKS),
-        "algo.advantage": (config.algo.advantage, ADVANTAGE_KINDS),
-        "algo.averaging": (config.algo.averaging, AVERAGING_KINDS),
         "optimizer.schedule": (config.optimizer.schedule, SCHEDULES),
+        "optimizer.nonfinite": (config.optimizer.nonfinite, NONFINITE),
         "model.compute_dtype": (config.model.compute_dtype, ("float32", "bfloat16")),
         "eval.target_metric": (config.eval.target_metric, ("pass@1", "greedy")),
+        "log.wandb": (config.log.wandb, WANDB),
     }
     problems = [
         f"{path}={value!r} is not one of {known}" for path, (value, known) in choices.items() if value not in known
@@ -146,21 +146,9 @@ def _choice_problems(config: TrainConfig) -> list[str]:
     for path, name in (("study", config.study), ("point", config.point)):
         if not re.fullmatch(r"[A-Za-z0-9_.+=@-]{0,150}", name) or name in (".", "..") or (path == "study" and not name):
             problems.append(f"{path}={name!r} must be a folder name: up to 150 letters, digits and any of _.+=@-")
-    return problems + _task_problems(config.task) + _model_problems(config.model)
-
-
-def _task_problems(task: TaskConfig) -> list[str]:
-    allowed = "+-" if task.name == "digits" else "+-*"
-    problems = []
-    if not task.operators or len(set(task.operators)) < len(task.operators) or set(task.operators) - set(allowed):
-        problems.append(f"task.operators={task.operators!r} must be different characters out of {allowed!r}")
-    if task.operand_max < task.operand_min:
-        problems.append(f"task.operand_max={task.operand_max} is below task.operand_min={task.operand_min}")
-    if task.name == "digits" and task.operand_max > 99:
-        problems.append(f"task.operand_max={task.operand_max}: task 'digits' has two-digit operands; use 99 or less")
-    if task.operand_max > 9_999:
-        problems.append(f"task.operand_max={task.operand_max} lists more than 10^8 problems; use 9999 or less")
-    return problems
+    if config.log.wandb in WANDB and (missing := wandb_problem(config.log.wandb)):
+        problems.append(missing)
+    return problems + task_problems(config.task) + _model_problems(config.model)
 
 
 def _model_problems(model: ModelConfig) -> list[str]:
@@ -185,11 +173,6 @@ def _batch_problems(config: TrainConfig) -> list[str]:
     batch, problems = config.batch, []
     if batch.n_prompts < 1 or batch.n_rollouts < 1 or batch.epochs_per_buffer < 1:
         return []  # said by the ranges
-    if batch.n_rollouts == 1:
-        problems.append(
-            f"batch.n_rollouts=1 leaves algo.advantage={config.algo.advantage!r} without a group to compare with; "
-            "use batch.n_rollouts=2 or more"
-        )
     problems += indivisible("batch.n_prompts", batch.n_prompts, "batch.minibatch_prompts", config.minibatch_prompts)
     if batch.minibatch_prompts and not problems:
         # n_prompts is a multiple of the minibatch already, so the micro-batch is what should give way

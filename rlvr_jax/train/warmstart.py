@@ -50,7 +50,7 @@ def starting_params(config: TrainConfig, parts: Parts, cache_folder: Path, *, pr
     if not config.warmstart.enabled:
         params = initial_params(parts.spec, root_key(config.warmstart.seed, "parameters"))
         return jax.device_put(params, replicated(parts.mesh))
-    path = cache_folder / f"{warmstart_hash(config)}.safetensors"
+    path = cache_folder / f"{warmstart_hash(config, parts.task)}.safetensors"
     if path.exists():
         log.info("warm start: %s", path)
         params = load_params(path, parts.spec)
@@ -61,15 +61,16 @@ def starting_params(config: TrainConfig, parts: Parts, cache_folder: Path, *, pr
     return jax.device_put(params, replicated(parts.mesh))
 
 
-def warmstart_hash(config: TrainConfig) -> str:
-    """16 hex digits over what the warm start depends on: settings, our code, package versions, devices, cores."""
+def warmstart_hash(config: TrainConfig, task: Task) -> str:
+    """16 hex digits over what the warm start depends on: settings, data, code, package versions, devices, cores."""
     settings = {
         name: value
         for name, value in flat_fields(config).items()
-        if name.startswith(("task.", "model.", "warmstart.", "placement.", "sampling.max_"))
+        if name.startswith(("task.", "model.", "warmstart.", "placement.", "sampling.max_new", "sampling.max_prompt"))
+        and not name.startswith(("task.reward", "task.correct"))  # demonstrations are not graded
     }
     versions = [metadata.version(name) for name in _PACKAGES_THAT_MATTER]
-    machine = [versions, jax.devices()[0].device_kind, jax.device_count(), os.cpu_count()]
+    machine = [task.fingerprint, versions, jax.devices()[0].device_kind, jax.device_count(), os.cpu_count()]
     digest = hashlib.sha256(json.dumps([settings, machine], sort_keys=True).encode())
     return hashlib.sha256(digest.digest() + _code_digest()).hexdigest()[:16]
 

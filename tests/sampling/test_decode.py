@@ -1,13 +1,21 @@
 """The cached decoder against whole forward passes, and what DESIGN promises of rollouts."""
 
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from simple_decode import build_simple_sampler
+
 from rlvr_jax.models import transformer
 from rlvr_jax.models.spec import ModelSpec, initial_params
+from rlvr_jax.sampling.decode import build_decoder
 from rlvr_jax.sampling.rollout import build_sampler
+from rlvr_jax.train.perf import compile_count
 
 SPEC = ModelSpec(
     vocab_size=12, width=16, n_layers=2, n_heads=4, n_kv_heads=2, head_width=4, mlp_width=24,
@@ -19,9 +27,10 @@ LENGTH_P = jnp.array([4, 2, 3])
 EOS, PAD, T = 2, 0, 6
 
 
-def sampler(*, n_rollouts=3, temperature=1.0, max_new_tokens=T, eos_id=EOS, seed=1):
+def sampler(*, n_rollouts=3, temperature=1.0, max_new_tokens=T, eos_id=EOS, seed=1, bucket_tokens=T):
     sample = build_sampler(
-        SPEC, n_rollouts=n_rollouts, max_new_tokens=max_new_tokens, temperature=temperature, eos_id=eos_id,
+        SPEC, n_rollouts=n_rollouts, max_new_tokens=max_new_tokens, bucket_tokens=bucket_tokens,
+        temperature=temperature, eos_id=eos_id,
         pad_id=PAD, compute_dtype=jnp.float32,
     )  # fmt: skip
     return lambda *arguments: sample(*arguments, jax.random.key(seed))
@@ -124,3 +133,68 @@ def test_the_committed_rollouts_come_out_on_any_layout():
         [[10, 10, 11, 7, 10, 11], [10, 10, 9, 11, 8, 1], [1, 9, 10, 11, 8, 10]],
     ]
     np.testing.assert_array_equal(ROLLOUTS.completion_PRT, golden)
+
+
+def simple_rollouts(*, temperature=1.0, eos_id=EOS, n_rollouts=3, max_new_tokens=T):
+    sample = build_simple_sampler(
+        SPEC, n_rollouts=n_rollouts, max_new_tokens=max_new_tokens, temperature=temperature, eos_id=eos_id, pad_id=PAD,
+        compute_dtype=jnp.float32,
+    )  # fmt: skip
+    return sample(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P, jax.random.key(1))
+
+
+def assert_same_rollouts(got, simple):
+    width = got.completion_PRT.shape[2]
+    assert (np.asarray(simple.completion_PRT)[..., width:] == PAD).all()
+    np.testing.assert_array_equal(got.completion_PRT, simple.completion_PRT[..., :width])
+    np.testing.assert_array_equal(got.completion_length_PR, simple.completion_length_PR)
+    np.testing.assert_array_equal(got.is_truncated_PR, simple.is_truncated_PR)
+    np.testing.assert_allclose(got.behavior_logprob_PRT, simple.behavior_logprob_PRT[..., :width], atol=1e-5)
+    assert int(got.n_decode_steps) == int(simple.n_decode_steps)
+
+
+@pytest.mark.parametrize(("temperature", "bucket_tokens"), [(1.0, 2), (1.0, 5), (1.0, 17), (0.6, 100), (0.0, 4)])
+def test_a_shared_prompt_and_growing_caches_change_nothing(temperature, bucket_tokens):
+    got = sampler(temperature=temperature, max_new_tokens=17, eos_id=-1, bucket_tokens=bucket_tokens)(
+        PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P
+    )
+    assert_same_rollouts(got, simple_rollouts(temperature=temperature, max_new_tokens=17, eos_id=-1))
+
+
+def test_arrays_stop_growing_once_every_rollout_has_ended():
+    likely = 11  # as an end
+    simple = simple_rollouts(max_new_tokens=40, eos_id=likely)
+    longest = int(simple.completion_length_PR.max())
+    assert 4 < longest <= 32
+    got = sampler(max_new_tokens=40, bucket_tokens=2, eos_id=likely)(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P)
+    assert got.completion_PRT.shape[2] == next(w for w in (2, 4, 8, 16, 32) if w >= longest)
+    assert_same_rollouts(got, simple)
+
+
+def test_one_token_at_most_is_a_rollout_too():
+    got = sampler(max_new_tokens=1)(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P)
+    assert_same_rollouts(got, simple_rollouts(max_new_tokens=1))
+
+
+def test_a_prompt_is_kept_once_and_what_is_full_is_not_kept_twice():
+    # bytes that go into and out of the programs: no cache has a rollout's copy of the prompt's slots
+    decoder = build_decoder(
+        SPEC, n_rollouts=3, widths=(4, 8), temperature=1.0, eos_id=-1, pad_id=PAD, compute_dtype=jnp.float32
+    )
+    context, state = decoder.start(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P, jax.random.key(1))
+    N, G, K, S = 9, 2, 4, 4
+    assert [cache.key_NGSK.shape for cache in context.prompt_caches] == [(3, G, S, K)] * 2
+    assert [cache.key_NGSK.shape for cache in state.caches] == [(N, G, 3, K)] * 2  # the last token is fed later
+    context, later = decoder.go_on(context, state)
+    assert [full[0].key_NGSK.shape for full in context.full_caches] == [(N, G, 3, K)] * 2
+    assert context.full_caches[0][0].key_NGSK is state.caches[0].key_NGSK
+    assert [cache.key_NGSK.shape for cache in later.caches] == [(N, G, 4, K)] * 2
+
+
+def test_another_bucket_compiles_once():
+    sample, n_before = sampler(max_new_tokens=16, eos_id=-1, bucket_tokens=4), compile_count()
+    sample(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P)
+    n_first = compile_count() - n_before
+    assert n_first >= 3  # widths 4, 8 and 16
+    sample(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P + 50)
+    assert compile_count() - n_before == n_first

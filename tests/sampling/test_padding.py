@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax.sampling.padding import is_completion_token, join_prompt_and_completion, pad_right
+from rlvr_jax.sampling.padding import bucket_widths, is_completion_token, join_prompt_and_completion, pad_right
 
 
 def test_rows_stand_left_and_pads_right():
@@ -29,3 +29,11 @@ def test_eos_is_trained_and_nothing_after_it():
     # lengths count EOS: 1 means EOS came first, which is a completion and not "no EOS"
     got = is_completion_token(jnp.array([1, 3]), width=4)
     np.testing.assert_array_equal(got, [[True, False, False, False], [True, True, True, False]])
+
+
+@pytest.mark.parametrize(
+    ("longest", "first", "widths"),
+    [(10, 2, (2, 4, 8, 10)), (8, 2, (2, 4, 8)), (3, 4, (3,)), (4, 4, (4,)), (1, 2, (1,))],
+)
+def test_buckets_double_up_to_the_longest(longest, first, widths):
+    assert bucket_widths(longest, first=first) == widths

@@ -131,6 +131,11 @@ def test_a_wider_range_of_operands_moves_no_problem_across_the_split():
     assert heldout_contents(small) == heldout_contents(SENTENCES) & small_contents
 
 
+def test_the_heldout_problems_are_those_of_the_runs_reported_so_far():
+    assert [SENTENCES.heldout_problem(i).content for i in range(4)] == ["1-9", "5+5", "1+16", "7+16"]
+    assert [DIGITS.heldout_problem(i).content for i in range(4)] == ["10+56", "28+34", "83-35", "27+83"]
+
+
 def test_both_wordings_hold_out_the_same_sums():
     digits = DigitArithmetic(operators="+", operand_min=0, operand_max=20)
     sentences = SentenceArithmetic(operators="+", operand_min=0, operand_max=20)
@@ -211,9 +216,26 @@ def test_there_is_no_problem_before_the_first(task, index):
     ],
 )
 def test_the_reward_of_a_completion(task, prompt, completion, correct):
-    problem = problem_asking(task, prompt)
-    assert task.rewards(problem, completion) == {"correct": correct}
-    assert task.is_correct(problem, completion) == bool(correct)
+    grades = task.grade([problem_asking(task, prompt)], [[completion]])
+    assert grades.named_rewards == {"correct": [[correct]]}
+    assert grades.reward_PR == [[correct]]
+    assert grades.is_correct_PR == [[bool(correct)]]
+
+
+@pytest.mark.parametrize("task", [SENTENCES, DIGITS], ids=["arithmetic", "digits"])
+def test_grades_keep_the_places_of_prompts_and_completions(task):
+    problems = [task.train_problem(i) for i in range(3)]
+    (first, second, third) = (problem.answer for problem in problems)
+    grades = task.grade(problems, [[first, "none"], ["none", second], [third, third]])
+    np.testing.assert_array_equal(grades.reward_PR, np.array([[1, 0], [0, 1], [1, 1]], np.float32), strict=True)
+    np.testing.assert_array_equal(grades.named_rewards["correct"], grades.reward_PR, strict=True)
+    np.testing.assert_array_equal(grades.is_correct_PR, grades.reward_PR == 1, strict=True)
+    assert grades.failures == ()
+
+
+def test_as_many_rows_of_completions_as_problems_are_needed():
+    with pytest.raises(ValueError, match="shorter"):
+        DIGITS.grade([DIGITS.train_problem(0), DIGITS.train_problem(1)], [["000"]])
 
 
 @pytest.mark.parametrize("task", [SENTENCES, DIGITS], ids=["arithmetic", "digits"])
@@ -221,7 +243,8 @@ def test_the_reward_of_a_completion(task, prompt, completion, correct):
 def test_demonstrations_are_right_as_often_as_asked(task, p_correct):
     rng, n = np.random.default_rng(0), 2_000
     problems = [task.train_problem(i % task.n_train) for i in range(n)]
-    share = np.mean([task.is_correct(p, task.demonstration(p, rng, p_correct=p_correct)) for p in problems])
+    texts = [[task.demonstration(problem, rng, p_correct=p_correct)] for problem in problems]
+    share = task.grade(problems, texts).is_correct_PR.mean()
     four_sd = 4 * (p_correct * (1 - p_correct) / n) ** 0.5
     assert abs(share - p_correct) <= four_sd  # exactly 0 and 1 at the ends
 

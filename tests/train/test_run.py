@@ -1,55 +1,26 @@
 """A whole run in one process: what it writes, skips, resumes, refuses and survives."""
 
 import copy
-import errno
 import json
-import threading
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from rows_of_run import exact_rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlvr_jax.analysis.read_runs import read_rows
 from rlvr_jax.models.spec import initial_params
-from rlvr_jax.train import log as log_module
-from rlvr_jax.train import run as run_module
+from rlvr_jax.train import learner as learner_module
 from rlvr_jax.train.assemble import assemble
+from rlvr_jax.train.batch import minibatch_rows
 from rlvr_jax.train.config import ConfigError
 from rlvr_jax.train.perf import compile_count
-from rlvr_jax.train.placement import replicated
-from rlvr_jax.train.progress import Progress
-from rlvr_jax.train.run import Stopped, minibatch_rows, run_point
 
 
-@pytest.fixture(scope="module")
-def start(tiny_params):
-    """Runs a config in a folder."""
-
-    def run(config, folder: Path, *, stop=None, params=tiny_params):
-        parts = assemble(config)
-        folder.mkdir(parents=True, exist_ok=True)
-        params = jax.device_put(params, replicated(parts.mesh))
-        return run_point(config, parts, params, folder, stop=stop or threading.Event(), progress=Progress("test"))
-
-    return run
-
-
-def exact_rows(folder: Path) -> list[dict]:
-    """metrics.jsonl without its times."""
-    return [
-        {name: value for name, value in row.items() if name != "seconds" and not name.startswith("perf/")}
-        for row in read_rows(folder / "metrics.jsonl")
-    ]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, module_config, start):
-    """An uninterrupted run that the tests below compare with."""
-    folder = tmp_path_factory.mktemp("finished")
-    assert start(module_config, folder) == "finished"
-    return folder
+def table(folder: Path, name: str) -> list[dict]:
+    return [row for row in read_rows(folder / "rollouts.jsonl.gz") if row["table"] == name]
 
 
 def test_the_shared_run_learns_from_something(finished):
@@ -85,7 +56,8 @@ def test_the_promised_metric_names_are_there(finished):
         completions/truncated_frac completions/length_correct completions/length_incorrect mismatch/logp_diff_mean
         mismatch/logp_diff_max batch/n_prompts batch/n_rollouts batch/effective_prompts batch/tokens gns/naive
         gns/noise_to_signal gns/b_noise_prompts gns/b_noise_rollouts gns/grad_sq gns/resolved perf/step_s
-        perf/sample_s perf/train_s perf/sample_tok_s perf/train_tok_s perf/mfu perf/peak_gib perf/compile_s"""
+        batch/n_kept_rollouts batch/n_prompts_drawn batch/unique_prompts health/ungraded_prompts
+        health/n_nonfinite health/sink_errors perf/sample_s perf/train_s perf/sample_tok_s perf/train_tok_s perf/mfu perf/peak_gib perf/compile_s"""
     assert set(promised.split()) <= set(row)
 
 
@@ -108,17 +80,17 @@ def test_another_seed_sees_other_prompts(tmp_path, finished, module_config, star
     config = copy.deepcopy(module_config)
     config.seed = 1
     start(config, tmp_path)
-    one, other = ([row["prompt"] for row in read_rows(f / "rollouts.jsonl.gz")] for f in (finished, tmp_path))
+    one, other = ([row["prompt"] for row in table(f, "completions")] for f in (finished, tmp_path))
     assert one != other
 
 
 def test_another_seed_draws_other_rollouts_of_the_same_prompts(tmp_path, finished, module_config, start, monkeypatch):
-    prompts_of_step = run_module.prompts_of_step
-    monkeypatch.setattr(run_module, "prompts_of_step", lambda *a, **kw: prompts_of_step(*a, **(kw | {"seed": 0})))
+    prompts_of_step = learner_module.prompts_of_step
+    monkeypatch.setattr(learner_module, "prompts_of_step", lambda *a, **kw: prompts_of_step(*a, **(kw | {"seed": 0})))
     config = copy.deepcopy(module_config)
     config.seed, config.optimizer.peak_lr = 1, 1e-12
     start(config, tmp_path)
-    one, other = (list(read_rows(f / "rollouts.jsonl.gz")) for f in (finished, tmp_path))
+    one, other = (table(f, "completions") for f in (finished, tmp_path))
     assert [row["prompt"] for row in one] == [row["prompt"] for row in other]
     n_same = sum(a["completion"] == b["completion"] for a, b in zip(one, other, strict=True))
     assert n_same < 0.9 * len(one)
@@ -130,11 +102,23 @@ def test_evaluations_start_at_update_zero(finished):
     assert all(0 <= row["eval/digits/pass@1"] <= row["eval/digits/pass@4"] <= 1 for row in rows)
 
 
-def test_samples_are_kept_with_their_rewards(finished):
-    rows = list(read_rows(finished / "rollouts.jsonl.gz"))
+def test_completions_are_kept_with_their_rewards(finished):
+    rows = table(finished, "completions")
     assert {row["update"] for row in rows} == {2, 4}
     assert len(rows) == 2 * 8 * 4
     assert all((row["completion"] == row["answer"]) == (row["reward"] == 1.0) for row in rows)
+    assert all(row["is_correct"] == (row["reward"] == 1.0) for row in rows)
+
+
+def test_every_different_prompt_of_a_step_is_listed_once(finished):
+    rows = table(finished, "prompts")
+    metrics = {row["update"]: row for row in read_rows(finished / "metrics.jsonl")}
+    for update in (2, 4):
+        of_update = [row for row in rows if row["update"] == update]
+        assert len(of_update) == len({row["prompt"] for row in of_update}) == metrics[update]["batch/unique_prompts"]
+        assert sum(row["n_rollouts"] for row in of_update) == 32
+        mean = sum(row["reward_mean"] * row["n_rollouts"] for row in of_update) / 32
+        assert mean == pytest.approx(metrics[update]["reward/mean"])
 
 
 def test_event_files_read_back_with_tensorboards_own_reader(finished):
@@ -180,31 +164,11 @@ def test_nothing_compiles_after_the_first_update(tmp_path, module_config, start)
     assert compile_count() > n_before  # the counter does count
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, finished, module_config, start):
-    stop = threading.Event()
-    stop.set()  # as soon as the first step ends
-    with pytest.raises(Stopped, match="after update 1"):
-        start(module_config, tmp_path, stop=stop)
-    assert len(exact_rows(tmp_path)) == 1
-    assert start(module_config, tmp_path) == "finished"
-    assert exact_rows(tmp_path) == exact_rows(finished)
-
-
 def test_more_updates_continue_a_finished_run(tmp_path, finished, module_config, start):
     shorter = copy.deepcopy(module_config)
     shorter.n_updates = 2
     start(shorter, tmp_path)
     assert start(module_config, tmp_path) == "finished"
-    assert exact_rows(tmp_path) == exact_rows(finished)
-
-
-def test_rows_after_the_restored_update_are_cut(tmp_path, finished, module_config, start):
-    shorter = copy.deepcopy(module_config)
-    shorter.n_updates = 2
-    start(shorter, tmp_path)
-    with (tmp_path / "metrics.jsonl").open("a") as file:  # what a killed process left past its checkpoint
-        file.write('{"update": 3, "reward/mean": 99}\n{"update": 4, "rew')
-    start(module_config, tmp_path)
     assert exact_rows(tmp_path) == exact_rows(finished)
 
 
@@ -222,112 +186,6 @@ def test_other_starting_weights_are_refused(finished, module_config, start):
     params = initial_params(assemble(module_config).spec, jax.random.key(1))
     with pytest.raises(ConfigError, match="was started from other weights"):
         start(module_config, finished, params=params)
-
-
-def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, finished, module_config, caplog, start):
-    shorter = copy.deepcopy(module_config)
-    shorter.n_updates = 3
-    start(shorter, tmp_path)
-    for file in (tmp_path / "checkpoints" / "3").rglob("*"):
-        if file.is_file() and "ocdbt" in str(file):
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    assert start(module_config, tmp_path) == "finished"
-    assert "checkpoint of update 3 is damaged" in caplog.text
-    assert (tmp_path / "checkpoints" / "damaged_3").is_dir()
-    assert exact_rows(tmp_path) == exact_rows(finished)
-
-
-def test_a_loss_that_is_not_finite_stops_after_saving(tmp_path, module_config, start):
-    config = copy.deepcopy(module_config)
-    config.optimizer.peak_lr, config.optimizer.warmup_updates = 1e30, 0
-    with pytest.raises(FloatingPointError, match=r"update 2 was not finite .*after update 1 is saved.*peak_lr=1e\+30$"):
-        start(config, tmp_path)
-    assert [row["update"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1]
-    assert (tmp_path / "checkpoints" / "1").is_dir()
-    assert json.loads((tmp_path / "run.json").read_text())["nonfinite_at_update"] == 2
-
-
-def test_after_a_passing_fault_the_run_goes_on_as_if_it_had_not_been(
-    tmp_path, finished, module_config, start, monkeypatch
-):
-    build_batch, n_calls = run_module.build_batch, []
-
-    def poisoned_at_update_3(rollouts, reward_PR, **settings):
-        n_calls.append(1)
-        batch = build_batch(rollouts, reward_PR, **settings)
-        return batch.replace(advantage_PR=batch.advantage_PR * np.float32("nan")) if len(n_calls) == 3 else batch
-
-    config = copy.deepcopy(module_config)
-    config.checkpoint.every_updates, config.checkpoint.keep_best = 0, 0  # the stop saves, nothing else has
-    monkeypatch.setattr(run_module, "build_batch", poisoned_at_update_3)
-    with pytest.raises(FloatingPointError, match="update 3 was not finite"):  # noise is measured there, too
-        start(config, tmp_path)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()] == ["2"]
-    monkeypatch.undo()
-    assert start(config, tmp_path) == "finished"
-    assert exact_rows(tmp_path) == exact_rows(finished)
-
-
-def test_without_a_schedule_of_checkpoints_the_last_update_is_still_saved(tmp_path, finished, module_config, start):
-    config = copy.deepcopy(module_config)
-    config.checkpoint.every_updates, config.checkpoint.keep_best, config.n_updates = 0, 0, 2
-    start(config, tmp_path)
-    assert (tmp_path / "checkpoints" / "2").is_dir()
-    config.n_updates = 4
-    start(config, tmp_path)
-    assert exact_rows(tmp_path) == exact_rows(finished)
-
-
-def test_a_kill_before_the_last_line_of_run_json_loses_no_result(tmp_path, finished, module_config, start, monkeypatch):
-    monkeypatch.setattr(run_module._Run, "_finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        start(module_config, tmp_path)
-    monkeypatch.undo()
-    start(module_config, tmp_path)
-    ended, whole = (json.loads((folder / "run.json").read_text()) for folder in (tmp_path, finished))
-    assert ended["final"] == whole["final"]
-    assert ended["final"]["eval/digits/pass@4"] >= 0
-
-
-def test_the_best_evaluated_policy_is_kept_beside_the_newest(tmp_path, module_config, start):
-    config = copy.deepcopy(module_config)
-    config.checkpoint.every_updates, config.checkpoint.keep_newest, config.eval.every_updates = 3, 1, 1
-    config.n_updates, config.optimizer.peak_lr = 8, 3e-2
-    start(config, tmp_path)
-    evals = {row["update"]: row["eval/digits/pass@1"] for row in read_rows(tmp_path / "evals.jsonl") if row["update"]}
-    best = max(evals.values())
-    kept = [int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
-    start_accuracy = next(read_rows(tmp_path / "evals.jsonl"))["eval/digits/pass@1"]
-    assert 8 in kept
-    assert best <= start_accuracy or any(evals[update] == best for update in kept)
-
-
-def test_a_full_disk_loses_nothing_that_was_written(tmp_path, finished, module_config, monkeypatch, start):
-    append = log_module._append
-
-    def full_from_update_4(file, row):
-        if row["update"] == 4:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        append(file, row)
-
-    monkeypatch.setattr(log_module, "_append", full_from_update_4)
-    with pytest.raises(OSError, match="No space left"):
-        start(module_config, tmp_path)
-    assert exact_rows(tmp_path) == exact_rows(finished)[:3]
-    monkeypatch.undo()
-    assert start(module_config, tmp_path) == "finished"
-    assert exact_rows(tmp_path) == exact_rows(finished)
-
-
-def test_a_failing_view_is_counted_and_the_run_goes_on(tmp_path, finished, module_config, monkeypatch, start):
-    def broken(*_args, **_kwargs):
-        raise RuntimeError("no histograms today")
-
-    monkeypatch.setattr(log_module.SummaryWriter, "add_histogram", broken)
-    assert start(module_config, tmp_path) == "finished"
-    rows = exact_rows(tmp_path)
-    assert [row["health/sink_errors"] for row in rows] == [0, 0, 2, 2]  # two histograms at update 2
-    assert [row["reward/mean"] for row in rows] == [row["reward/mean"] for row in exact_rows(finished)]
 
 
 def test_several_updates_per_step_use_a_fixed_old_policy(tmp_path, module_config, start):

@@ -1,0 +1,143 @@
+"""What a step does with the devices: draws rollouts, has them graded, updates the policy."""
+
+import logging
+
+import jax
+import numpy as np
+
+from rlvr_jax.algo.policy_loss import kl_estimate
+from rlvr_jax.models.spec import Params
+from rlvr_jax.sampling.rollout import Rollouts
+from rlvr_jax.tasks.problem import Problem
+from rlvr_jax.train.assemble import Parts, root_key
+from rlvr_jax.train.batch import batch_without_advantages, in_microbatches, minibatch_rows, with_advantages
+from rlvr_jax.train.batch_plan import is_noise_due
+from rlvr_jax.train.collect import Collection, collected, prompts_of_step, sample_prompts, with_penalty
+from rlvr_jax.train.config import TrainConfig
+from rlvr_jax.train.dynamic_sampling import effective_first
+from rlvr_jax.train.loss import Batch, is_trained_token
+from rlvr_jax.train.programs import Programs
+from rlvr_jax.train.state import NoiseAverages, TrainState
+
+log = logging.getLogger(__name__)
+
+Drawn = tuple[list[Problem], Rollouts]  # on the device, perhaps not there yet
+
+
+class RewardError(RuntimeError):
+    """Not one prompt of a step could be graded."""
+
+
+class Learner:
+    """The policy with its optimiser, and the programs that use them."""
+
+    def __init__(
+        self, config: TrainConfig, parts: Parts, programs: Programs, state: TrainState, starting_params: Params
+    ):
+        self.config, self.parts, self.programs, self.state = config, parts, programs, state
+        # without a KL penalty no second copy of the weights is kept
+        self._reference_params = starting_params if config.algo.kl_coef > 0 else None
+        self._rollout_key = root_key(config.seed, "rollouts")
+        self.noise_before: NoiseAverages | None = None  # where the step in flight measures: what it started from
+
+    def draw(self, first_prompt: int) -> Drawn:
+        """Dispatches rollouts of the run's prompts from number `first_prompt` on; returns at once where it can."""
+        config, n_prompts = self.config, self.config.batch.n_prompts
+        problems = prompts_of_step(self.parts.task, first_prompt, n_prompts=n_prompts, seed=config.seed)
+        return problems, sample_prompts(
+            self.programs.sample,
+            self.state.params,
+            problems,
+            range(first_prompt, first_prompt + n_prompts),
+            self._rollout_key,
+            self.parts.tokenizer,
+            self.parts.mesh,
+            max_prompt_tokens=self.parts.plan.max_prompt_tokens,
+            bucket_tokens=config.sampling.bucket_tokens,
+        )
+
+    def collect(self, drawn: Drawn, first_prompt: int) -> Collection:
+        """Waits for rollouts and grades them; with dynamic sampling draws again while too few groups teach anything.
+
+        Raises RewardError if not one prompt could be graded.
+        """
+        n_prompts = self.config.batch.n_prompts
+        rounds = [self._collected(drawn)]
+        n_effective = rounds[0].n_effective_drawn
+        while n_effective < n_prompts and len(rounds) < self.config.sampling.max_rounds:
+            rounds.append(self._collected(self.draw(first_prompt + len(rounds) * n_prompts)))
+            n_effective += rounds[-1].n_effective_drawn
+        return rounds[0] if len(rounds) == 1 else effective_first(rounds, n_prompts=n_prompts)
+
+    def _collected(self, drawn: Drawn) -> Collection:
+        problems, rollouts = drawn
+        collection = collected(
+            self.parts.task,
+            problems,
+            rollouts,
+            self.parts.tokenizer,
+            self.config.algo,
+            max_new_tokens=self.config.sampling.max_new_tokens,
+        )
+        failures = collection.grades.failures
+        if failures:
+            log.warning(
+                "%d of %d prompts could not be graded and are left out: %s", len(failures), len(problems), failures[0]
+            )
+        if not np.isfinite(collection.grades.reward_PR).any():
+            raise RewardError(f"not one of the {len(problems)} prompts of a step could be graded: {failures[0]}")
+        return collection
+
+    def update(self, collection: Collection, step: int) -> tuple[Collection, list[dict[str, jax.Array]]]:
+        """Dispatches all updates of a step.
+
+        Returns:
+            The collection with the KL penalty of its rewards, if there is one, and
+            one dict of device scalars per update, not waited for.
+        """
+        config = self.config
+        collection, batch = self._batch(collection)
+        noise, self.noise_before = {}, None
+        if is_noise_due(step, config):
+            self.noise_before = jax.device_get(self.state.noise)  # a copy: the step donates its state
+            averages, noise = self.programs.measure_noise(self.state.params, self.state.noise, batch)
+            self.state = self.state.replace(noise=averages)
+        metrics = []
+        for rows_P in minibatch_rows(config, step):
+            minibatch = jax.tree.map(lambda leaf, rows_P=rows_P: leaf[rows_P], batch)
+            self.state, of_update = self.programs.train_step(
+                self.state,
+                in_microbatches(minibatch, self.parts.mesh, microbatch_prompts=config.microbatch_prompts),
+            )
+            metrics.append(of_update | noise)
+            noise = {}
+        return collection, metrics
+
+    def _batch(self, collection: Collection) -> tuple[Collection, Batch]:
+        algo, mesh = self.config.algo, self.parts.mesh
+        batch = batch_without_advantages(collection)
+        placed = in_microbatches(batch, mesh, microbatch_prompts=self.config.microbatch_prompts)
+
+        def logprobs(params: Params) -> np.ndarray:
+            logprob_MNRT = np.asarray(self.programs.logprob_pass(params, placed))
+            return logprob_MNRT.reshape(-1, *logprob_MNRT.shape[2:])
+
+        is_kl_in_reward = algo.kl_coef > 0 and algo.kl_in == "reward"
+        has_old = self.config.updates_per_step > 1
+        policy_PRT = logprobs(self.state.params) if has_old or is_kl_in_reward else None
+        reference_PRT = logprobs(self._reference_params) if self._reference_params is not None else None
+        if is_kl_in_reward:
+            kl_PRT = np.asarray(kl_estimate(policy_PRT, reference_PRT, estimator=algo.kl_estimator))
+            kl_PR = np.where(np.asarray(is_trained_token(batch)), kl_PRT, 0.0).sum(axis=2)
+            collection = with_penalty(collection, "kl", (-algo.kl_coef * kl_PR).astype(np.float32))
+        batch = batch.replace(
+            old_logprob_PRT=policy_PRT if has_old else None,
+            reference_logprob_PRT=None if is_kl_in_reward else reference_PRT,
+        )
+        return collection, with_advantages(batch, collection, self.programs.advantages)
+
+    def undo_noise(self) -> None:
+        """Puts the running averages of the noise back to where the step in flight found them."""
+        if self.noise_before is not None:
+            noise = jax.device_put(self.noise_before, jax.tree.map(lambda leaf: leaf.sharding, self.state.noise))
+            self.state = self.state.replace(noise=noise)

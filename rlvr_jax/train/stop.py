@@ -1,0 +1,42 @@
+"""Ending a run before its last update: on a signal, or before a time limit."""
+
+import time
+
+OUT_OF_TIME = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
+_MARGIN_FRAC, _MARGIN_S = 0.05, (10.0, 600.0)  # of the limit, at least and at most
+
+
+class Stopped(Exception):
+    """The run was asked to end; its state is saved."""
+
+    def __init__(self, message: str, *, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class StopRequest:
+    """Whether a run should end now. It is asked after every step, when everything can be saved."""
+
+    def __init__(self):
+        self._limit_s: float | None = None
+        self._started_s = time.monotonic()
+        self.exit_code: int | None = None  # of a request that was made
+
+    def limit(self, limit_s: float) -> None:
+        """Ends the run in time for the process to be gone `limit_s` seconds after this object was made."""
+        self._limit_s = limit_s
+
+    def ask(self, exit_code: int) -> None:
+        """Ends the run after the step in progress."""
+        self.exit_code = exit_code
+
+    def is_due(self, *, next_s: float) -> bool:
+        """True if asked, or if something that takes `next_s` seconds could not be finished and saved in time.
+
+        Saving is given 5% of the limit, at least 10 s and at most 10 min.
+        """
+        if self.exit_code is None and self._limit_s is not None:
+            margin_s = min(max(_MARGIN_FRAC * self._limit_s, _MARGIN_S[0]), _MARGIN_S[1])
+            if time.monotonic() - self._started_s + next_s + margin_s > self._limit_s:
+                self.ask(OUT_OF_TIME)
+        return self.exit_code is not None

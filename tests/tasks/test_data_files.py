@@ -1,0 +1,150 @@
+"""Rows of files of every kind, and what is said of those that cannot be read."""
+
+import gzip
+import json
+import sys
+
+import pytest
+
+from rlvr_jax.tasks.data_files import read_data_file
+
+ROWS = [{"q": "α", "a": 1}, {"q": "b", "a": None}, {"q": "c\u2028d", "a": [1, {"x": 2.5}]}]
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def fields(file):
+    return [row for _, row in file.rows]
+
+
+def write_parquet(path, columns):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table(columns), path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.jsonl", LINES.encode()),
+        ("p.JSONL", LINES.encode()),
+        ("p.jsonl.gz", gzip.compress(LINES.encode())),
+        ("p.json", json.dumps(ROWS, indent=2).encode()),
+        ("p.json.gz", gzip.compress(json.dumps(ROWS).encode())),
+        ("p.jsonl", b"\xef\xbb\xbf" + LINES.encode()),  # a byte order mark
+        ("p.jsonl", LINES.replace("\n", "\r\n").encode()),
+        ("p.jsonl", LINES.removesuffix("\n").encode()),
+    ],
+)
+def test_the_rows_of_a_file(tmp_path, name, content):
+    file = read_data_file(write(tmp_path / name, content))
+    assert fields(file) == ROWS
+    assert [number for number, _ in file.rows] == [1, 2, 3]
+
+
+def test_the_rows_of_a_parquet_file(tmp_path):
+    import datetime
+
+    columns = {"q": ["a", "b"], "n": [1, None], "list": [[1, 2], []], "day": [datetime.date(2020, 1, 2)] * 2}
+    file = read_data_file(write_parquet(tmp_path / "p.parquet", columns))
+    assert fields(file) == [
+        {"q": "a", "n": 1, "list": [1, 2], "day": "2020-01-02"},
+        {"q": "b", "n": None, "list": [], "day": "2020-01-02"},
+    ]
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
+    path = write_parquet(tmp_path / "p.parquet", {"q": ["a"]})
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match="pip install pyarrow"):
+        read_data_file(path)
+
+
+def test_blank_lines_are_skipped_but_counted(tmp_path):
+    file = read_data_file(write(tmp_path / "p.jsonl", '{"q": "a"}\n\n   \n{"q": "b"}\n\n'))
+    assert file.rows == [(1, {"q": "a"}), (4, {"q": "b"})]
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (b'{"q": "a"', "line 2: not JSON .*; every line must be one JSON object"),
+        (b"{'q': 'a'}", "line 2: not JSON .* at character 2"),
+        (b'["a"]', "line 2: a list instead of an object"),
+        (b"null", "line 2: null instead of an object"),
+        (b"3", "line 2: a number instead of an object"),
+        (b'{"q": "\xe4"}', "line 2: not UTF-8 at byte 8; save the file as UTF-8"),
+        (b"[" * 100_000, "line 2: not JSON"),
+        (b'{"q": ' + b"9" * 5_000 + b"}", "line 2: not JSON"),  # Python refuses to read so long a number
+    ],
+)
+def test_a_broken_line_is_named(tmp_path, line, fault):
+    with pytest.raises(ValueError, match=fault) as error:
+        read_data_file(write(tmp_path / "p.jsonl", b'{"q": "a"}\n' + line + b'\n{"q": "b"}\n'))
+    assert str(error.value).startswith(f"{tmp_path / 'p.jsonl'}: 1 line cannot be used\n")
+
+
+def test_the_first_broken_lines_are_shown_and_all_are_counted(tmp_path):
+    with pytest.raises(ValueError, match="5 lines cannot be used") as error:
+        read_data_file(write(tmp_path / "p.jsonl", '{"q": "a"}\n' + "x\n" * 5))
+    shown = str(error.value).splitlines()[1:]
+    assert [line.split(":")[0].strip() for line in shown] == ["line 2", "line 3", "line 4", "and 2 more"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("p.jsonl", b"", "holds no rows"),
+        ("p.jsonl", b"\n \n", "holds no rows"),
+        ("p.json", b"[]", "holds no rows"),
+        ("p.json", b"", "is not JSON .*; a file with one object per line is named .jsonl"),
+        ("p.json", LINES.encode(), "is not JSON .*; a file with one object per line is named .jsonl"),
+        ("p.json", b'{"rows": []}', "holds an object instead of a list of objects"),
+        ("p.json", b'[{"q": "a"}, 3, "b"]', "2 rows cannot be used\n  row 2: a number .*\n  row 3: a text"),
+        ("p.json", b'["\xe4"]', "is not UTF-8 at byte 3"),
+        ("p.jsonl.gz", LINES.encode(), "is not a whole gzip file"),
+        ("p.jsonl.gz", gzip.compress(LINES.encode())[:-9], "is not a whole gzip file"),
+        ("p.parquet", b"PAR1", "is not a Parquet file that can be read"),
+        ("p.csv", b"q,a\n", "has none of the endings that can be read: .jsonl, .jsonl.gz, .json"),
+    ],
+)
+def test_a_file_that_cannot_be_used(tmp_path, name, content, fault):
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
+    with pytest.raises(ValueError, match=fault) as error:
+        read_data_file(write(tmp_path / name, content))
+    assert str(tmp_path / name) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        ("", "task.path is empty; name a file"),
+        ("trian.jsonl", "there is no file .*trian.jsonl; did you mean train.jsonl"),
+        ("data/tset.jsonl", "there is no file .*data/tset.jsonl; did you mean data/test.jsonl"),
+        ("data/deeper/test.jsonl", "there is no folder .*data/deeper"),
+        ("date/test.jsonl", "there is no folder .*date"),  # not a dataset test.jsonl of someone called date
+        ("./no/such", "there is no folder .*no"),
+        ("/no/such/file.jsonl", "there is no folder /no/such"),
+        ("data", "data is a folder; name one file in it, such as test.jsonl"),
+    ],
+)
+def test_a_file_that_is_not_there(tmp_path, monkeypatch, path, fault):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "train.jsonl", LINES)
+    write(tmp_path / "data" / "test.jsonl", LINES)
+    with pytest.raises(ValueError, match=fault):
+        read_data_file(path)
+
+
+def test_the_fingerprint_follows_the_bytes_and_not_the_name(tmp_path):
+    first = read_data_file(write(tmp_path / "a.jsonl", LINES)).fingerprint
+    assert read_data_file(write(tmp_path / "b.jsonl", LINES)).fingerprint == first
+    assert read_data_file(write(tmp_path / "a.jsonl", LINES + "\n")).fingerprint != first
