@@ -94,7 +94,7 @@ class RewardPool:
         for process in self._processes:
             # one that died since the last time would take the blame for this one's first call
             if not process.is_up or (process.is_ready and process.news()):
-                _restart(process)
+                why_down = _restart(process) or why_down
         try:
             while asked or (n_asked < len(calls) and n_hung < MAX_HANGS):
                 for process in self._processes:
@@ -115,7 +115,7 @@ class RewardPool:
                         outcomes[call] = news
                         n_hung += "late" in news
                         if not process.is_ready:
-                            _restart(process)
+                            why_down = _restart(process) or why_down
                     else:  # it could not be started again: no second try before the next `grade`
                         process.stop()
                         why_down = self._start_failure(news)
@@ -164,9 +164,14 @@ def check_function_name(function: str) -> None:
     raise ValueError(f"{function!r} in task.rewards is neither 'exact' nor module:function; {fix}")
 
 
-def _restart(process: RewardProcess) -> None:
+def _restart(process: RewardProcess) -> str:
+    """Stops and starts a process; why it cannot be started, or ""."""
     process.stop()
-    process.start()
+    try:
+        process.start()
+    except OSError as error:  # no memory, no more processes allowed, or the folder is gone
+        return str(error)
+    return ""
 
 
 def _stop_all(processes: list[RewardProcess]) -> None:

@@ -108,8 +108,9 @@ class RewardProcess:
             return "closed its pipe to the trainer"
         if status >= 0:
             return f"exited with status {status}"
+        names = {number.value: number.name for number in signal.Signals}  # which has only the first real-time signal
         hint = {signal.SIGKILL: " (out of memory?)", signal.SIGSEGV: " (a crash in native code)"}.get(-status, "")
-        return f"was killed by {signal.Signals(-status).name}{hint}"
+        return f"was killed by {names.get(-status, f'signal {-status}')}{hint}"
 
     def hang_up(self) -> None:
         """Lets the child know that nothing more will be asked; it then exits by itself unless it hangs."""

@@ -1,6 +1,7 @@
 """Training state on disk, through orbax: complete or invisible, newest and best kept."""
 
 import contextlib
+import functools
 import logging
 import math
 import sys
@@ -16,8 +17,8 @@ from rlvr_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
-# orbax reports every save at INFO and what it was asked for at WARNING; what fails is raised
-logging.getLogger("absl").setLevel(logging.ERROR)
+# orbax reports every save at INFO, what it was asked for at WARNING, and at ERROR what it raises as well
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class CheckpointError(RuntimeError):
@@ -32,7 +33,9 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, keep_newest: int, keep_best: int, is_read_only: bool = False):
+        _ignore_closed_event_loops()
         self.folder = folder
+        self._last_update: int | None = None  # whose saving was begun last
         # two policies: one that ranks by the metric alone would delete a newest that got worse
         policy = AnyPreservationPolicy(
             [LatestN(keep_newest), *([BestN(get_metric_fn=_rank, n=keep_best)] if keep_best else [])]
@@ -53,8 +56,15 @@ class Checkpoints:
             return
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
         metrics = {"accuracy": -1.0 if accuracy is None else accuracy}
-        with self._saving(update):
+        self.check()
+        self._last_update = update
+        with self._saving():
             self._manager.save(update, args=items, metrics=metrics)
+
+    def check(self) -> None:
+        """Raises CheckpointError if saving in the background failed since the last look."""
+        if not self._manager.is_saving_in_progress():
+            self.wait()  # returns at once; orbax raises here what its thread met
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest readable checkpoint, or None if there is none at all.
@@ -67,7 +77,6 @@ class Checkpoints:
             try:
                 found = self.restore(update, like)
             except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
-                _ignore_closed_event_loops()
                 damaged[update] = error
             else:
                 self._set_aside(damaged, going_on_from=update)
@@ -110,21 +119,23 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when what was saved is complete on disk."""
-        with self._saving("the last one"):
+        with self._saving():
             self._manager.wait_until_finished()
 
     @contextlib.contextmanager
-    def _saving(self, which: int | str) -> Iterator[None]:
+    def _saving(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # a full disk comes as many kinds, from several layers
             raise CheckpointError(
-                f"checkpoint ({which}) could not be saved in {self.folder} ({type(error).__name__}: "
+                f"the checkpoint of update {self._last_update} could not be saved in {self.folder} ({type(error).__name__}: "
                 f"{_first_line(error)}); earlier ones are whole. Free the disk and run the same command to go on"
             ) from error
 
     def close(self) -> None:
-        self._manager.close()
+        """Waits for what is being saved. Raises CheckpointError if that fails."""
+        with self._saving():
+            self._manager.close()
 
 
 def _rank(metrics: dict[str, float]) -> float:
@@ -132,12 +143,13 @@ def _rank(metrics: dict[str, float]) -> float:
     return accuracy if math.isfinite(accuracy) else -math.inf  # NaN sorts anywhere
 
 
+@functools.cache  # once per process
 def _ignore_closed_event_loops() -> None:
-    """Keeps one harmless traceback off the terminal.
+    """Keeps harmless tracebacks off the terminal.
 
-    When one array of a damaged checkpoint fails, reads of the others are still under way in
-    tensorstore; as they end they report to an event loop that orbax has closed. Remove when a
-    failed restore of orbax waits for them (seen with orbax-checkpoint 0.12.8).
+    When one array of a checkpoint cannot be read or written, tensorstore is still at work on the
+    others; as they end they report to an event loop that orbax has closed. Remove when orbax waits
+    for them (seen with orbax-checkpoint 0.12.8).
     """
     earlier = sys.unraisablehook
 

@@ -194,6 +194,7 @@ class _Run:
                 jax.block_until_ready(drawn[1])
                 sample_s = time.monotonic() - trained_s
 
+            self.checkpoints.check()
             is_last = self.counters.step == n_steps
             is_best, accuracy = False, None
             if is_due(step, config.eval.every_updates, config):

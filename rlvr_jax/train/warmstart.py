@@ -56,8 +56,12 @@ def starting_params(config: TrainConfig, parts: Parts, cache_folder: Path, *, pr
         params = load_params(path, parts.spec)
     else:
         params = _train(config.warmstart, parts, use_remat=config.model.use_remat, progress=progress)
-        save_params(path, params)
-        log.info("warm start: saved as %s", path)
+        try:
+            save_params(path, params)
+        except (OSError, safetensors.SafetensorError) as error:  # a full disk or one that may not be written
+            log.warning("warm start: could not be kept for the next run as %s (%s)", path, error)
+        else:
+            log.info("warm start: saved as %s", path)
     return jax.device_put(params, replicated(parts.mesh))
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -36,11 +38,13 @@ def study(tmp_path_factory):
     return folder
 
 
-def command(study: Path, *arguments: str) -> subprocess.Popen:
+def command(study: Path, *arguments: str, largest_file: int | None = None) -> subprocess.Popen:
+    """`largest_file` bytes: what goes beyond cannot be written, as on a full disk."""
     environment = os.environ | {"XDG_CACHE_HOME": str(study / "cache"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     return subprocess.Popen(
         [sys.executable, ROOT / "bin" / "train", *arguments],
         cwd=study, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=largest_file and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))),
     )  # fmt: skip
 
 
@@ -106,6 +110,31 @@ def test_sigterm_saves_and_exits_143(study, uninterrupted):
     assert exact_rows(folder) == exact_rows(uninterrupted)
 
 
+def test_a_time_limit_saves_and_exits_75(study, uninterrupted):
+    code, said = finish(command(study, "--config=tiny.py", "--runs=limited", "--max_hours=0.001"))
+    assert code == 75
+    assert "after update 1; run the same command to go on" in said
+    assert finish(command(study, "--config=tiny.py", "--runs=limited", "--max_hours=1"))[0] == 0
+    assert exact_rows(study / "limited" / "tiny" / "only") == exact_rows(uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("largest_file", "what"),
+    [(20_000, "the checkpoint of update 7 could not be saved"), (1_000, "could not be saved|writing .* failed")],
+)
+def test_a_full_disk_ends_in_one_message_and_is_made_good_later(study, uninterrupted, largest_file, what):
+    runs = f"full{largest_file}"
+    code, said = finish(command(study, "--config=tiny.py", f"--runs={runs}", largest_file=largest_file))
+    assert code == 1
+    assert re.search(what, said), said
+    assert "Traceback" not in said
+    folder = study / runs / "tiny" / "only"
+    n_rows = len(exact_rows(folder))
+    assert exact_rows(folder) == exact_rows(uninterrupted)[:n_rows]
+    assert finish(command(study, "--config=tiny.py", f"--runs={runs}"))[0] == 0
+    assert exact_rows(folder) == exact_rows(uninterrupted)
+
+
 def test_a_second_process_on_the_same_point_is_refused(study):
     first = command(study, "--config=tiny.py:400", "--runs=twice")
     wait_for_rows(study / "twice" / "tiny" / "only" / "metrics.jsonl", 1)
@@ -126,6 +155,7 @@ def test_a_second_process_on_the_same_point_is_refused(study):
         (["--config=tiny.py", "--config.sampling.max_new_tokens=0"], "sampling.max_new_tokens=0 must be at least 1"),
         (["--config=tiny.py", "--config.batch.n_prompts=64"], "is more than the 22 training problems"),
         (["--config=tiny.py", "--runs=whole", "--config.optimizer.peak_lr=0.5"], "optimizer.peak_lr was 0.0001"),
+        (["--config=tiny.py", "--max_hours=-1"], "--max_hours=-1.0 must be a number of hours above 0"),
         (["--config=tiny.py", "--runs=/proc/nowhere"], "cannot write the run directory"),
         (["--config=tiny.py", "--runs=bad", "--config.optimizer.peak_lr=1e38"], "was not finite"),
         (["--config=cbs_p2c.py"], "published checkpoints cannot be loaded yet"),

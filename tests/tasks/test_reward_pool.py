@@ -186,6 +186,7 @@ def test_programs_may_be_started_with_multiprocessing(start):
         ("return 'ab'", "returned a str instead of a list of 2 numbers"),
         ("os._exit(3)", "its process exited with status 3"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "its process was killed by SIGSEGV (a crash in native code)"),
+        ("os.kill(os.getpid(), 40)", "its process was killed by signal 40"),  # which has no name
         ("os.kill(os.getpid(), signal.SIGKILL)", "its process was killed by SIGKILL (out of memory?)"),
         ("os.closerange(3, 100); time.sleep(60)", "its process closed its pipe to the trainer"),
         ("time.sleep(60)", "took longer than task.reward_limit_s=1 s and was stopped"),
@@ -315,6 +316,20 @@ def test_a_function_that_cannot_be_imported_again_fails_the_rest_until_it_can(st
         )
     write(tmp_path, GOOD)
     assert pool.grade(calls("1")) == [[1.0, 2.0]]
+
+
+def test_a_process_that_the_system_does_not_start_again_fails_the_rest_until_it_does(start, monkeypatch):
+    pool = start("import os\ndef score(prompt, completions): return [1.0] if prompt == '1' else os._exit(3)")
+
+    def refuse(process):
+        raise BlockingIOError(11, "no more processes")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reward_process.RewardProcess, "start", refuse)
+        first, _, last = pool.grade(calls("1", "bad", "1", n=1))
+    assert first == [1.0]
+    assert last.endswith("its process could not be started again: [Errno 11] no more processes")
+    assert pool.grade(calls("1", n=1)) == [[1.0]]
 
 
 def test_an_interrupted_grading_leaves_no_answers_to_the_next(start, monkeypatch):

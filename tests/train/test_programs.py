@@ -1,24 +1,38 @@
 """Every setting reaches the function it is for: a built program against its parts, put together by hand."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from rlvr_jax.models.spec import initial_params
+from rlvr_jax.train import programs as programs_module
 from rlvr_jax.train.assemble import assemble
-from rlvr_jax.train.collect import build_batch, in_microbatches, sample_prompts, score
-from rlvr_jax.train.config import set_field
+from rlvr_jax.train.batch import batch_without_advantages, in_microbatches, with_advantages
+from rlvr_jax.train.collect import collected, sample_prompts
+from rlvr_jax.train.config import AlgoConfig, set_field
+from rlvr_jax.train.loss import build_loss, build_rollout_logprobs
+from rlvr_jax.train.measure_noise import build_group_loss, build_noise_measurement
 from rlvr_jax.train.programs import build_programs
 from rlvr_jax.train.state import initial_state
-from rlvr_jax.train.step import build_loss, build_rollout_logprobs
 
 SETTINGS = {
     "sampling.temperature": 0.7,
     "algo.clip_low": 0.01,
     "algo.clip_high": 0.05,
+    "algo.dual_clip": 1.2,
+    "algo.ratio": "sequence",
     "algo.kl_coef": 0.2,
+    "algo.kl_estimator": "k2",
+    "algo.entropy_coef": 0.05,
+    "algo.importance_cap": 1.05,
     "algo.averaging": "sequence",
+    "algo.advantage": "reinforce++",
+    "algo.std_ddof": 0,
+    "algo.std_eps": 0.1,
     "optimizer.peak_lr": 3e-3,
     "optimizer.warmup_updates": 4,
     "optimizer.b1": 0.7,
@@ -26,38 +40,53 @@ SETTINGS = {
     "optimizer.eps": 1e-2,
     "optimizer.weight_decay": 0.3,
     "optimizer.clip_norm": 0.05,
+    "noise.naive_minibatches": 2,
+    "noise.sketch_width": 32,
+    "noise.smoothing": 0.6,
+    "noise.chunk_prompts": 2,
 }
 
 
-@pytest.fixture
-def config(tiny_config):
+@pytest.fixture(scope="module")
+def config(module_config):
+    config = copy.deepcopy(module_config)
     for field, value in SETTINGS.items():
-        set_field(tiny_config, field, value)
-    return tiny_config
+        set_field(config, field, value)
+    return config
 
 
-def collected(config, params):
+@pytest.fixture(scope="module")
+def drawn(config, tiny_params):
+    return drawn_batch(config, tiny_params)
+
+
+def drawn_batch(config, params):
     """A batch whose old and reference policies are others than the policy."""
     parts = assemble(config)
     programs = build_programs(config, parts)
     problems = [parts.task.train_problem(i) for i in range(8)]
     drawn = sample_prompts(
-        programs.sample, params, problems, range(8), jax.random.key(0), parts.tokenizer, parts.mesh, max_prompt_tokens=7
-    )
-    reward_PR = score(parts.task, problems, drawn, parts.tokenizer).reward_PR
-    batch = build_batch(drawn, reward_PR, kind="grpo", ddof=1, eps=1e-4)
+        programs.sample, params, problems, range(8), jax.random.key(0), parts.tokenizer, parts.mesh,
+        max_prompt_tokens=7, bucket_tokens=config.sampling.bucket_tokens,
+    )  # fmt: skip
+    collection = collected(parts.task, problems, drawn, parts.tokenizer, config.algo, max_new_tokens=4)
+    batch = with_advantages(batch_without_advantages(collection), collection, programs.advantages)
     rng = np.random.default_rng(0)
     other = batch.behavior_logprob_PRT + rng.normal(0, 0.1, batch.behavior_logprob_PRT.shape).astype(np.float32)
-    batch = batch.replace(old_logprob_PRT=other, reference_logprob_PRT=other - 0.1)
-    return parts, programs, in_microbatches(batch, parts.mesh, microbatch_prompts=8)
+    batch = batch.replace(old_logprob_PRT=other, reference_logprob_PRT=other - np.float32(0.1))
+    return parts, programs, collection, in_microbatches(batch, parts.mesh, microbatch_prompts=8)
 
 
-def test_one_step_equals_its_parts_with_the_settings_written_out(config, tiny_params):
-    parts, programs, batch = collected(config, tiny_params)
+def test_one_step_equals_its_parts_with_the_settings_written_out(drawn, tiny_params):
+    parts, programs, _, batch = drawn
     logprobs = build_rollout_logprobs(parts.spec, temperature=0.7, compute_dtype=jnp.float32, use_remat=False)
-    loss = build_loss(logprobs, clip_low=0.01, clip_high=0.05, kl_coef=0.2, averaging="sequence", max_new_tokens=4)
+    algo = AlgoConfig(
+        clip_low=0.01, clip_high=0.05, dual_clip=1.2, ratio="sequence", kl_coef=0.2, kl_estimator="k2",
+        entropy_coef=0.05, importance_cap=1.05, averaging="sequence",
+    )  # fmt: skip
+    loss = build_loss(logprobs, algo, max_new_tokens=4)
     rows = jax.tree.map(lambda leaf: leaf[0], batch)
-    (_, terms), grads = jax.value_and_grad(loss, has_aux=True)(tiny_params, rows)
+    (_, terms), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(tiny_params, rows)
     grads = jax.tree.map(lambda g: g / terms.sums["weight"], grads)
     norm = float(optax.tree.norm(grads))
     assert norm > 0.05
@@ -73,10 +102,21 @@ def test_one_step_equals_its_parts_with_the_settings_written_out(config, tiny_pa
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.params, expected)
     assert float(metrics["loss/kl"]) > 0
     assert float(metrics["policy/clip_frac_low"] + metrics["policy/clip_frac_high"]) > 0
+    assert float(metrics["mismatch/capped_frac"]) > 0
 
 
-def test_the_sampler_draws_at_the_temperature_the_trainer_assumes(config, tiny_params):
-    parts, programs, batch = collected(config, tiny_params)
+def test_advantages_are_those_the_config_names(drawn):
+    _, _, collection, batch = drawn
+    reward_PR = collection.reward_PR
+    assert 0 < reward_PR.mean() < 1
+    expected_PR = (reward_PR - reward_PR.mean()) / (reward_PR.std() + 0.1)  # reinforce++ with ddof 0, eps 0.1
+    np.testing.assert_allclose(batch.advantage_PR[0], expected_PR, rtol=1e-5)
+    loo_PR = (reward_PR - reward_PR.mean(axis=1, keepdims=True)) * 4 / 3
+    np.testing.assert_allclose(batch.loo_advantage_PR[0], loo_PR, rtol=1e-5, atol=1e-6)
+
+
+def test_the_sampler_draws_at_the_temperature_the_trainer_assumes(drawn, tiny_params):
+    parts, programs, _, batch = drawn
     logprob = np.asarray(programs.logprob_pass(tiny_params, batch))
     is_token = np.arange(4) < np.asarray(batch.completion_length_PR)[..., None]
     np.testing.assert_allclose(logprob[is_token], np.asarray(batch.behavior_logprob_PRT)[is_token], atol=1e-5)
@@ -89,10 +129,40 @@ def test_the_sampler_draws_at_the_temperature_the_trainer_assumes(config, tiny_p
 def test_half_precision_remat_and_a_tied_head_train(tiny_config, kl_coef):
     tiny_config.model.compute_dtype, tiny_config.model.use_remat = "bfloat16", True
     tiny_config.model.has_tied_head, tiny_config.algo.kl_coef = True, kl_coef
-    from rlvr_jax.models.spec import initial_params
-
     params = initial_params(assemble(tiny_config).spec, jax.random.key(0))
-    _, programs, batch = collected(tiny_config, params)
+    _, programs, _, batch = drawn_batch(tiny_config, params)
     state, metrics = programs.train_step(initial_state(params, programs.optimizer), batch)
     assert np.isfinite(float(metrics["loss/total"]))
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(("nonfinite", "freezes"), [("stop", True), ("skip", False)])
+def test_the_state_freezes_at_a_nonfinite_update_unless_it_may_be_skipped(tiny_config, monkeypatch, nonfinite, freezes):
+    built = {}
+    monkeypatch.setattr(programs_module, "build_train_step", lambda *args, **options: built.update(options))
+    tiny_config.optimizer.nonfinite, tiny_config.optimizer.clip_norm = nonfinite, 0.3
+    build_programs(tiny_config, assemble(tiny_config))
+    assert built == {"freezes": freezes, "clip_norm": 0.3}
+
+
+def test_the_noise_is_measured_with_the_settings_written_out(drawn, tiny_params):
+    parts, programs, _, batch = drawn
+    rows = jax.tree.map(lambda leaf: np.asarray(leaf[0]), batch)
+    logprobs = build_rollout_logprobs(parts.spec, temperature=0.7, compute_dtype=jnp.float32, use_remat=False)
+    algo = AlgoConfig(kl_coef=0.2, kl_estimator="k2", entropy_coef=0.05)
+    by_hand = build_noise_measurement(
+        build_group_loss(logprobs, algo), parts.mesh, n_prompts=8, n_rollouts=4,
+        naive_minibatches=2, sketch_width=32, smoothing=0.6, chunk_prompts=2,
+    )  # fmt: skip
+    noise = initial_state(tiny_params, programs.optimizer).noise
+    (averages, metrics), (expected_averages, expected) = (
+        measure(tiny_params, noise, rows) for measure in (programs.measure_noise, by_hand)
+    )
+    assert float(averages.trace_cov) == pytest.approx(0.4 * float(metrics["gns/trace_cov"]), rel=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), averages, expected_averages)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), metrics, expected)
+
+
+def test_no_noise_is_measured_unless_asked_for(tiny_config):
+    tiny_config.noise.every_updates = 0
+    assert build_programs(tiny_config, assemble(tiny_config)).measure_noise is None

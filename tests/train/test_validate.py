@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from rlvr_jax.algo.advantages import ADVANTAGE_KINDS
+from rlvr_jax.train import validate as validate_module
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields, set_field
 from rlvr_jax.train.validate import indivisible, validate
 
@@ -44,6 +44,8 @@ BAD_SETTINGS = [
     ("batch.epochs_per_buffer", 0, "at least 1"),
     ("sampling.max_new_tokens", 0, "at least 1"),
     ("sampling.max_prompt_tokens", -1, "at least 0"),
+    ("sampling.bucket_tokens", 1, "at least 2"),
+    ("sampling.max_rounds", 0, "at least 1"),
     ("sampling.temperature", 0.0, "above 0"),
     ("eval.temperature", 0.0, "above 0"),
     ("algo.clip_low", -0.1, "at least 0"),
@@ -51,7 +53,14 @@ BAD_SETTINGS = [
     ("algo.clip_high", -0.1, "at least 0"),
     ("algo.kl_coef", -0.1, "at least 0"),
     ("algo.std_eps", -1e-6, "at least 0"),
-    ("algo.std_ddof", 2, "0 (divide by R) or 1 (divide by R - 1)"),
+    ("algo.std_ddof", 2, "0 (divide by n) or 1 (divide by n - 1)"),
+    ("algo.dual_clip", -1.0, "at least 0"),
+    ("algo.entropy_coef", -0.1, "at least 0"),
+    ("algo.importance_cap", -2.0, "at least 0"),
+    ("algo.truncated_penalty", -1.0, "at least 0"),
+    ("algo.overlong_buffer_tokens", -1, "at least 0"),
+    ("algo.overlong_buffer_tokens", 5, "sampling.max_new_tokens=4"),
+    ("algo.overlong_penalty", -1.0, "at least 0"),
     ("algo.advantage", "ppo", "not one of"),
     ("algo.averaging", "mean", "not one of"),
     ("optimizer.peak_lr", 0.0, "above 0"),
@@ -64,6 +73,8 @@ BAD_SETTINGS = [
     ("optimizer.decay_updates", -1, "at least 0"),
     ("optimizer.weight_decay", -0.1, "at least 0"),
     ("optimizer.clip_norm", -1.0, "at least 0"),
+    ("optimizer.nonfinite", "ignore", "not one of ('stop', 'skip')"),
+    ("optimizer.max_skipped_in_a_row", 0, "at least 1"),
     ("noise.every_updates", -1, "at least 0"),
     ("noise.naive_minibatches", 1, "at least 2"),
     ("noise.smoothing", 1.0, "[0, 1)"),
@@ -91,6 +102,7 @@ BAD_SETTINGS = [
     ("checkpoint.every_updates", -1, "at least 0"),
     ("log.rollouts_every_updates", -1, "at least 0"),
     ("log.rollouts_n_prompts", 0, "at least 1"),
+    ("log.wandb", "on", "not one of ('off', 'offline', 'online')"),
     ("placement.data", -1, "at least 0"),
     ("task.name", "sums", "not one of"),
     ("task.operators", "", "out of '+-'"),
@@ -98,6 +110,7 @@ BAD_SETTINGS = [
     ("task.operators", "+*", "out of '+-'"),  # of digits: products have no fixed width
     ("task.operand_min", -1, "at least 0"),
     ("task.operand_max", 100, "use 99 or less"),
+    ("task.path", "data.jsonl", "read by task 'jsonl' only"),
     ("model.name", "olmo2-1b", "add :tiny"),
     ("model.width", 90, "use a multiple of 8"),  # 4 heads of an even width
     ("model.width", 100, "use a multiple of 8"),  # 4 heads of width 25
@@ -122,6 +135,21 @@ def test_a_setting_that_cannot_work_is_named_with_its_value_and_the_fix(path, va
     set_field(config, path, value)
     (problem,) = [line for line in problems_of(config) if line.startswith(f"{path}={value!r}")]
     assert says in problem
+
+
+MAY_BE_NEGATIVE = ("task.correct_at",)
+COUNTS_AND_RATES = [
+    path
+    for path, value in flat_fields(TrainConfig()).items()
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and path not in MAY_BE_NEGATIVE
+]
+
+
+@pytest.mark.parametrize("path", COUNTS_AND_RATES)
+def test_a_negative_number_is_refused_in_every_field_where_it_means_nothing(path):
+    config = TrainConfig()
+    set_field(config, path, -5)
+    assert any(problem.startswith(f"{path}=-5") for problem in problems_of(config))
 
 
 @pytest.mark.parametrize(
@@ -243,11 +271,18 @@ def test_every_number_of_parts_that_a_noise_message_names_does_work():
     )
 
 
-@pytest.mark.parametrize("kind", ADVANTAGE_KINDS)
-def test_a_group_of_one_is_refused_because_it_has_nothing_to_compare_with(kind):
-    (problem,) = problems_of(config_with(batch__n_rollouts=1, algo__advantage=kind))
-    assert problem.startswith(f"batch.n_rollouts=1 leaves algo.advantage={kind!r} without a group")
-    assert problem.endswith("use batch.n_rollouts=2 or more")
+@pytest.mark.parametrize(
+    ("field", "value", "says"), [("reward_limit_s", 0.0, "above 0"), ("reward_workers", 0, "at least 1")]
+)
+def test_limits_of_a_reward_are_above_zero(field, value, says):
+    config = config_with(task__name="jsonl", task__path="data.jsonl", **{f"task__{field}": value})
+    assert problems_of(config) == [f"task.{field}={value} must be {says}"]
+
+
+def test_weights_and_biases_are_asked_for_only_where_they_are_installed(monkeypatch):
+    monkeypatch.setattr(validate_module, "wandb_problem", lambda mode: f"no {mode}" if mode != "off" else None)
+    assert problems_of(config_with(log__wandb="offline")) == ["no offline"]
+    assert problems_of(config_with(log__wandb="off")) == []
 
 
 def test_the_error_has_a_line_for_each_problem():
@@ -262,6 +297,7 @@ def test_every_problem_is_reported_at_once():
         n_updates=0,
         sampling__max_new_tokens=0,
         task__name="sums",
+        algo__averaging="mean",
         model__name="olmo2-1b",
         batch__n_prompts=30,
         batch__minibatch_prompts=8,
@@ -269,7 +305,15 @@ def test_every_problem_is_reported_at_once():
     )
     named = [problem.split("=")[0] for problem in problems_of(config)]
     assert sorted(named) == sorted(
-        ["n_updates", "sampling.max_new_tokens", "task.name", "model.name", "batch.n_prompts", "eval.k"]
+        [
+            "n_updates",
+            "sampling.max_new_tokens",
+            "task.name",
+            "algo.averaging",
+            "model.name",
+            "batch.n_prompts",
+            "eval.k",
+        ]
     )
 
 
@@ -305,6 +349,9 @@ def test_an_integer_beyond_every_float_is_refused_in_every_field_of_numbers(path
         ("eval.k", [1, 4], "must be a tuple of whole numbers"),
         ("eval.k", (1, "4"), "must be a tuple of whole numbers"),
         ("eval.targets", 0.5, "must be a tuple of numbers"),
+        ("task.rewards", "exact", "must be a tuple of texts"),
+        ("task.rewards", ("exact", 1), "must be a tuple of texts"),
+        ("task.reward_weights", ("1",), "must be a tuple of numbers"),
     ],
 )
 def test_a_mistyped_value_is_named_with_the_type_it_should_have(path, value, says):

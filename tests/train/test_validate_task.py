@@ -1,0 +1,131 @@
+"""Which settings of a task are refused, and with what words."""
+
+import pytest
+
+from rlvr_jax.tasks.reward_pool import check_function_name
+from rlvr_jax.train.config import TaskConfig
+from rlvr_jax.train.validate_task import task_problems
+
+
+def problems_of(name="jsonl", **settings):
+    return task_problems(TaskConfig(name=name, **({"path": "data.jsonl"} if name == "jsonl" else {}) | settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"name": "digits"},
+        {"name": "arithmetic", "operators": "+-*", "operand_min": 5, "operand_max": 5},
+        {"name": "arithmetic", "operand_max": 9_999},
+        {"name": "digits", "operand_max": 99, "operators": "-"},
+        {},
+        {"heldout_path": "other.parquet", "template": "Q: {question}", "answer_field": "gold"},
+        {"rewards": ("exact", "my_rewards:score", "a.b:c_2"), "reward_weights": (1.0, 0.0, -0.5), "correct_at": 0.5},
+        {"rewards": ("my_rewards:score",), "answer_field": "", "demonstration_field": "solution"},  # without answers
+        {"reward_limit_s": 1.0, "reward_workers": 4},
+    ],
+)
+def test_a_task_that_can_work_is_not_refused(settings):
+    assert problems_of(**settings) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"operators": ""}, "task.operators='' must be different characters out of '+-'"),
+        ({"operators": "++"}, "task.operators='++' must be different characters out of '+-'"),
+        ({"operators": "+*"}, "task.operators='+*' must be different characters out of '+-'"),
+        ({"name": "arithmetic", "operators": "+/"}, "task.operators='+/' must be different characters out of '+-*'"),
+        ({"operand_min": 20, "operand_max": 10}, "task.operand_max=10 is below task.operand_min=20"),
+        ({"operand_max": 100}, "task.operand_max=100: task 'digits' has two-digit operands; use 99 or less"),
+        (
+            {"name": "arithmetic", "operand_max": 10_000},
+            "task.operand_max=10000 lists more than 10^8 problems; use 9999 or less",
+        ),
+    ],
+)
+def test_sums_that_cannot_work_are_named_with_the_value_and_the_fix(settings, expected):
+    assert problems_of(**({"name": "digits"} | settings)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("path", "data.jsonl"),
+        ("heldout_path", "data.jsonl"),
+        ("template", "{question}"),
+        ("answer_field", "gold"),
+        ("demonstration_field", "solution"),
+        ("rewards", ("exact", "a:b")),
+        ("reward_weights", (2.0,)),
+        ("correct_at", 0.5),
+        ("reward_limit_s", 5.0),
+        ("reward_workers", 2),
+    ],
+)
+@pytest.mark.parametrize("name", ["digits", "arithmetic"])
+def test_a_setting_of_files_is_refused_where_nothing_reads_it(name, field, value):
+    assert problems_of(name=name, **{field: value}) == [
+        f"task.{field}={value!r} is read by task 'jsonl' only; set task.name='jsonl' or leave it out"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (
+            {"path": ""},
+            "task.path='' must name a file (.jsonl, .json or .parquet) or a data set OWNER/NAME of the Hub",
+        ),
+        ({"rewards": ()}, "task.rewards=() must name a reward: 'exact' or 'module:function'"),
+        *(
+            ({"rewards": (reward,)}, f"task.rewards has {reward!r}, which is neither 'exact' nor 'module:function'")
+            for reward in (
+                "",
+                "exactly",
+                "score",
+                ":score",
+                "my_rewards:",
+                "my_rewards.score",
+                "a:b:c",
+                "1a:b",
+                "a b:c",
+            )
+        ),
+        (
+            {"rewards": ("exact", "exact")},
+            "task.rewards=('exact', 'exact') names a reward twice; use task.reward_weights instead",
+        ),
+        (
+            {"rewards": ("exact", "a:b"), "reward_weights": (1.0,)},
+            "task.reward_weights=(1.0,) must have one weight for each of task.rewards=('exact', 'a:b'), "
+            "or be () for weights of 1",
+        ),
+        (
+            {"reward_weights": (1.0, 2.0)},
+            "task.reward_weights=(1.0, 2.0) must have one weight for each of task.rewards=('exact',), "
+            "or be () for weights of 1",
+        ),
+    ],
+)
+def test_files_and_rewards_that_cannot_work_are_named_with_the_value_and_the_fix(settings, expected):
+    assert problems_of(**settings) == [expected]
+
+
+@pytest.mark.parametrize(
+    "reward", ["a:b", "a.b.c:d", "größe:maß", "übung:score", "a..b:c", "a.:c", ".a:b", "a.1:b", "my_rewards.py:score"]
+)
+def test_a_reward_is_refused_where_the_processes_that_call_it_would_refuse_it(reward):
+    try:
+        check_function_name(reward)
+    except ValueError:
+        assert problems_of(rewards=(reward,)) != []
+    else:
+        assert problems_of(rewards=(reward,)) == []
+
+
+def test_all_that_cannot_work_is_said_at_once():
+    problems = problems_of(path="", rewards=("exact", "exact", "what"), reward_weights=(1.0,))
+    assert [problem.split()[0].split("=")[0] for problem in problems] == [
+        "task.path", "task.rewards", "task.rewards", "task.reward_weights",
+    ]  # fmt: skip
