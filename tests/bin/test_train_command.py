@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from rlvr_jax.analysis.read_runs import read_rows
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 from rlvr_jax.train import config as c
@@ -54,7 +56,7 @@ def finish(process: subprocess.Popen) -> tuple[int, str]:
 
 
 def exact_rows(folder: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = read_rows(folder / "metrics.jsonl")
     return [{k: v for k, v in row.items() if k != "seconds" and not k.startswith("perf/")} for row in rows]
 
 
