@@ -1,6 +1,7 @@
 """Seconds, tokens per second, memory and compilations."""
 
 import resource
+import time
 
 import jax
 
@@ -29,15 +30,35 @@ def compile_seconds() -> float:
     return sum(_compilations_s)
 
 
+class LapTimer:
+    """Seconds from one call to the next, with those of compilation put aside."""
+
+    def __init__(self):
+        self._last_s, self._compiled_s, self._put_aside_s = time.monotonic(), compile_seconds(), 0.0
+
+    def lap_s(self) -> float:
+        """Since the last call, without compilation."""
+        now_s, compiled_s = time.monotonic(), compile_seconds()
+        lap_s, compile_s = now_s - self._last_s, compiled_s - self._compiled_s
+        self._last_s, self._compiled_s = now_s, compiled_s
+        self._put_aside_s += compile_s
+        return max(0.0, lap_s - compile_s)  # programs can compile in parallel
+
+    def compile_s(self) -> float:
+        """Put aside since the last call of this."""
+        put_aside_s, self._put_aside_s = self._put_aside_s, 0.0
+        return put_aside_s
+
+
 def step_metrics(
     plan: BatchPlan, *, sample_s: float, reward_s: float, train_s: float, compile_s: float, n_tokens: int
 ) -> dict[str, float]:
     """perf/ metrics of one step. Compilation is a time of its own and counts in no throughput.
 
     Args:
-        sample_s: from the end of the update before, or of the dispatch, to the rollouts being drawn.
-        reward_s: decoding and rewarding them on the host.
-        train_s: from then to the metrics of the step's updates being on the host.
+        sample_s: from the end of the update before to the rollouts being drawn.
+        reward_s: decoding and rewarding them on the host, and all further rounds of dynamic sampling.
+        train_s: from then to the end of the step's updates.
         n_tokens: prompt tokens once per prompt and completion tokens of the collection.
     """
     device = jax.devices()[0]

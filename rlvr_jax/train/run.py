@@ -20,7 +20,7 @@ from rlvr_jax.train.collect import Collection
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields
 from rlvr_jax.train.learner import Drawn, Learner, RewardError
 from rlvr_jax.train.log import EVALS_FILE, RunLog
-from rlvr_jax.train.perf import compile_seconds, step_metrics
+from rlvr_jax.train.perf import LapTimer, step_metrics
 from rlvr_jax.train.placement import replicated
 from rlvr_jax.train.programs import build_programs
 from rlvr_jax.train.progress import Progress
@@ -163,36 +163,37 @@ class _Run:
         else:
             self._evaluate()
             progress.line(self._summary())
-        started_s, compiled_s = time.monotonic(), compile_seconds()
-        drawn = self.learner.draw(self.counters.prompts) if self.counters.step < n_steps else None
-        jax.block_until_ready(drawn and drawn[1])
-        sample_s = time.monotonic() - started_s - (compile_seconds() - compiled_s)
+        # one program draws all tokens of most rollouts, and its dispatch returns at once; several wait for each other
+        overlaps = config.sampling.max_new_tokens <= config.sampling.bucket_tokens
+        timer = LapTimer()
+        drawn = self._drawn()
+        sample_s = timer.lap_s()
         while self.counters.step < n_steps:
             step, before = self.counters.step, self.counters
-            started_s, compiled_s = time.monotonic(), compile_seconds()
+            started_s = time.monotonic()
             collection = self._collected(drawn)
-            scored_s = time.monotonic()
+            reward_s = timer.lap_s()
             collection, dispatched = self.learner.update(collection, step)
             self.counters = self._counters_after(collection)
             # the device draws the next rollouts while the host fetches and writes these
-            drawn = self.learner.draw(self.counters.prompts) if self.counters.step < n_steps else None
+            drawn = self.learner.draw(self.counters.prompts) if overlaps and self.counters.step < n_steps else None
             fetched = jax.device_get(dispatched)
-            trained_s, compile_s = time.monotonic(), compile_seconds() - compiled_s
+            train_s, compile_s = timer.lap_s(), timer.compile_s()
             perf = step_metrics(
                 self.parts.plan,
                 sample_s=sample_s,
-                reward_s=scored_s - started_s,
-                train_s=trained_s - scored_s - compile_s,
+                reward_s=reward_s,
+                train_s=train_s,
                 compile_s=compile_s,
                 n_tokens=collection.n_tokens,
             )
-            self.counters = self.counters._replace(seconds=before.seconds + sample_s + trained_s - started_s)
+            seconds = before.seconds + sample_s + reward_s + train_s + compile_s
+            self.counters = self.counters._replace(seconds=seconds)
             self._write_rows(before, fetched, reward_metrics(collection) | perf)
             self._write_samples(collection, step)
             progress.update(self.counters.update, config.n_updates, f"reward {_mean_reward(collection):.3f}")
-            if drawn is not None:
-                jax.block_until_ready(drawn[1])
-                sample_s = time.monotonic() - trained_s
+            drawn = self._drawn(drawn)
+            sample_s = timer.lap_s()
 
             self.checkpoints.check()
             is_last = self.counters.step == n_steps
@@ -204,6 +205,7 @@ class _Run:
                 is_best = config.checkpoint.keep_best > 0 and accuracy > self.best_accuracy
                 self.best_accuracy = max(accuracy, self.best_accuracy)
             self.longest_step_s = max(self.longest_step_s, time.monotonic() - started_s - compile_s)
+            timer.lap_s()
             is_stopping = stop.is_due(next_s=self.longest_step_s)
             if is_due(step, config.checkpoint.every_updates, config) or is_best or is_last or is_stopping:
                 self._save(self.counters, accuracy=accuracy)
@@ -212,6 +214,12 @@ class _Run:
                 self.write_run(STOPPED, stopped_after_update=self.counters.update)
                 raise Stopped(f"saved {self.folder} after update {self.counters.update}", exit_code=stop.exit_code)
         self._finish()
+
+    def _drawn(self, drawn: Drawn | None = None) -> Drawn | None:
+        """The rollouts of the next step, dispatched before or now, once they are there; None after the last."""
+        if drawn is None and self.counters.step < self.parts.plan.n_steps:
+            drawn = self.learner.draw(self.counters.prompts)
+        return jax.block_until_ready(drawn)
 
     def _collected(self, drawn: Drawn) -> Collection:
         """The graded collection of the step in progress; the state is saved if it cannot be graded."""

@@ -106,6 +106,16 @@ def test_the_gradient_is_zero_exactly_where_a_clip_is_reported(ratio, advantage,
     assert slope == (0.0 if low or high else pytest.approx(-advantage, rel=1e-6))
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.0), (0.2, 0.0), (0.0, 0.2)])
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+def test_a_clip_of_width_zero_cuts_the_gradient_at_ratio_one_or_leaves_it_whole(low, high, advantage):
+    # where a clip does not bite the loss is -ratio * A on both sides of 1, so its slope there is -A
+    got = clipped(1.0, advantage, low=low, high=high)
+    is_clipped = bool(got.is_clipped_low_NT[0, 0] | got.is_clipped_high_NT[0, 0])
+    slope = float(jax.grad(lambda ratio: clipped(ratio, advantage, low=low, high=high).loss_NT[0, 0])(1.0))
+    assert slope == (0.0 if is_clipped else -advantage)
+
+
 def test_a_clip_of_each_rollout_reads_its_own_advantage():
     got = clipped_policy_loss(
         jnp.full((3, 2), 1.5), jnp.array([1.0, -1.0, 0.0]), clip_low=0.2, clip_high=0.2, dual_clip=0.0

@@ -104,6 +104,8 @@ def test_truncated_rollouts_are_penalised():
     assert collection.is_kept_PR.all()
     np.testing.assert_array_equal(collection.is_effective_P, [True, True])  # by the penalty alone
     assert collection.n_effective_drawn == 2
+    evened = collect([["9999", "x"]], reward_PR=[[1, 0.75]], truncated="penalise", truncated_penalty=0.25)
+    np.testing.assert_array_equal(evened.is_effective_P, [False])  # nor without it
 
 
 def test_truncated_rollouts_are_masked():

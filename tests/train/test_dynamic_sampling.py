@@ -67,7 +67,7 @@ def test_groups_with_unequal_rewards_come_before_others(effective, expected):
 WIDE = [
     make_round(0, [True, False, True], S=2, T=4, n_decode_steps=5, failures=["prompt 1"]),
     make_round(10, [False, True, False], S=5, T=3, n_decode_steps=7),
-    make_round(20, [True, False, False], S=3, T=8, n_decode_steps=2, failures=["prompt 21", "prompt 22"]),
+    make_round(20, [True, False, True], S=3, T=8, n_decode_steps=2, failures=["prompt 21", "prompt 22"]),
 ]
 CHOSEN = [(0, 0), (0, 2), (1, 1), (2, 0)]  # (round, place)
 
@@ -105,7 +105,7 @@ def test_rounds_of_other_widths_are_padded_with_zeros_on_the_right(chosen):
 
 def test_what_was_drawn_is_counted_whether_chosen_or_not(chosen):
     assert chosen.n_prompts_drawn == 9
-    assert chosen.n_effective_drawn == 4
+    assert chosen.n_effective_drawn == 5
     assert chosen.n_tokens == sum(round_.n_tokens for round_ in WIDE)
     assert chosen.grades.failures == ("prompt 1", "prompt 21", "prompt 22")
     assert int(chosen.rollouts.n_decode_steps) == 5 + 7 + 2

@@ -207,6 +207,8 @@ def test_the_row_of_a_prompt_is_over_what_is_kept():
     assert [rows[3][name] for name in names] == [1, 1, 0.5, 0.0, 0.5]
     assert (rows[2]["n_groups"], rows[2]["n_rollouts"], rows[2]["n_correct"]) == (1, 0, 0)
     assert np.isnan([rows[2][name] for name in names[2:]]).all()
+    (row,) = prompt_rows(make_collection([[1, 0, 0]], kept_PR=[[0, 1, 1]]), 7)  # the best one is masked
+    assert [row[name] for name in names] == [1, 2, 0.0, 0.0, 0.0]
 
 
 def test_the_row_of_a_prompt_counts_no_more_right_rollouts_than_rollouts():

@@ -193,6 +193,8 @@ def test_golden_steps(preset, tokens_of_updates, first_jacobians):
         assert {name: float(x) for name, x in metrics.items()} == pytest.approx(expected, rel=1e-4, abs=1e-6)
         np.testing.assert_allclose(flat(state.params), slow.params, rtol=0, atol=2e-6)  # of moves of 0.02
         assert int(state.n_updates) == update + 1
+        if not has_old:  # not nearly: the policy is its own old policy
+            assert float(metrics["policy/ratio_mean"]) == float(metrics["policy/ratio_max"]) == 1.0
     assert np.abs(slow.params - flat(PARAMS)).max() > 0.02
 
 

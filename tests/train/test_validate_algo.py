@@ -139,6 +139,11 @@ def test_all_that_cannot_work_is_said_at_once():
     assert named == ["algo.averaging", "algo.std_ddof", "algo.dual_clip", "algo.dual_clip", "batch.n_rollouts"]
 
 
+def test_dynamic_sampling_needs_groups_of_several_whatever_the_baseline():
+    named = [p.split("=")[0] for p in algo_problems(config_with(batch__n_rollouts=1, sampling__max_rounds=2))]
+    assert named == ["batch.n_rollouts", "sampling.max_rounds"]
+
+
 KL_K1 = (
     "algo.kl_estimator='k1' in the loss has zero expected gradient and only adds noise; "
     "use 'k3', or algo.kl_in='reward'"
