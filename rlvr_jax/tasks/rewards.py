@@ -32,14 +32,9 @@ class Rewards:
             correct_at: from which weighted sum on a completion counts as correct.
         """
         self._names = reward_names(rewards)
-        if weights and len(weights) != len(rewards):
-            raise ValueError(
-                f"task.reward_weights={tuple(weights)} are {len(weights)} for the {len(rewards)} rewards "
-                f"{', '.join(rewards)}; give one weight per reward, or () for all 1"
-            )
         if not all(math.isfinite(number) for number in (*weights, correct_at)):
             raise ValueError(f"task.reward_weights={tuple(weights)} and task.correct_at={correct_at} must be finite")
-        self._weights = tuple(weights) or (1.0,) * len(rewards)
+        self._weights = weight_per_reward(rewards, weights)
         self._correct_at = correct_at
         self._functions = [reward for reward in rewards if reward != EXACT]
         self._function_names = [self._names[reward] for reward in self._functions]
@@ -106,3 +101,13 @@ def reward_names(rewards: Sequence[str]) -> dict[str, str]:
     short = {reward: reward.rpartition(":")[2] for reward in rewards}
     n_of = Counter(short.values())
     return {reward: reward.replace(":", ".") if n_of[name] > 1 else name for reward, name in short.items()}
+
+
+def weight_per_reward(rewards: Sequence[str], weights: Sequence[float]) -> tuple[float, ...]:
+    """The weights, or all 1 for (). Raises ValueError unless there is one per reward."""
+    if weights and len(weights) != len(rewards):
+        raise ValueError(
+            f"task.reward_weights={tuple(weights)} are {len(weights)} for the {len(rewards)} rewards "
+            f"{', '.join(rewards)}; give one weight per reward, or () for all 1"
+        )
+    return tuple(weights) or (1.0,) * len(rewards)

@@ -129,7 +129,8 @@ class Checkpoints:
         except Exception as error:  # a full disk comes as many kinds, from several layers
             raise CheckpointError(
                 f"the checkpoint of update {self._last_update} could not be saved in {self.folder} "
-                f"({type(error).__name__}: {_first_line(error)}); earlier ones are whole. Free the disk and run the same command to go on"
+                f"({type(error).__name__}: {_first_line(error)}); earlier ones are whole. "
+                "Free the disk and run the same command to go on"
             ) from error
 
     def close(self) -> None:

@@ -1,11 +1,9 @@
 """What cannot work in the settings of a task."""
 
-import re
-
+from rlvr_jax.tasks.rewards import reward_names, weight_per_reward
 from rlvr_jax.train.config import TaskConfig, flat_fields
 
 _OF_SUMS = ("operators", "operand_min", "operand_max")
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def task_problems(task: TaskConfig) -> list[str]:
@@ -40,18 +38,9 @@ def _jsonl_problems(task: TaskConfig) -> list[str]:
     problems = []
     if not task.path:
         problems.append("task.path='' must name a file (.jsonl, .json or .parquet) or a data set OWNER/NAME of the Hub")
-    if not task.rewards:
-        problems.append("task.rewards=() must name a reward: 'exact' or 'module:function'")
-    problems += [
-        f"task.rewards has {reward!r}, which is neither 'exact' nor 'module:function'"
-        for reward in task.rewards
-        if reward != "exact" and not _FUNCTION.fullmatch(reward)
-    ]
-    if len(set(task.rewards)) < len(task.rewards):
-        problems.append(f"task.rewards={task.rewards} names a reward twice; use task.reward_weights instead")
-    if task.reward_weights and len(task.reward_weights) != len(task.rewards):
-        problems.append(
-            f"task.reward_weights={task.reward_weights} must have one weight for each of "
-            f"task.rewards={task.rewards}, or be () for weights of 1"
-        )
+    for check in (lambda: reward_names(task.rewards), lambda: weight_per_reward(task.rewards, task.reward_weights)):
+        try:
+            check()
+        except ValueError as error:
+            problems.append(str(error))
     return problems

@@ -25,7 +25,10 @@ PRESETS = {
         "algo.advantage": "reinforce++", "batch.n_rollouts": 1, "algo.kl_coef": 0.5, "algo.kl_in": "reward",
         "algo.kl_estimator": "k1", "optimizer.peak_lr": 1e-2,
     },
-    "masked": {"sampling.temperature": 2.0, "algo.truncated": "mask", "algo.kl_coef": 0.1, "algo.kl_estimator": "k2", "algo.dual_clip": 3.0},
+    "masked": {
+        "sampling.temperature": 2.0, "algo.truncated": "mask", "algo.kl_coef": 0.1, "algo.kl_estimator": "k2",
+        "algo.dual_clip": 3.0,
+    },
     "penalised": {"algo.truncated": "penalise", "algo.truncated_penalty": 0.25, "algo.advantage": "batch_scaled"},
 }  # fmt: skip
 

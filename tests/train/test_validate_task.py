@@ -77,9 +77,9 @@ def test_a_setting_of_files_is_refused_where_nothing_reads_it(name, field, value
             {"path": ""},
             "task.path='' must name a file (.jsonl, .json or .parquet) or a data set OWNER/NAME of the Hub",
         ),
-        ({"rewards": ()}, "task.rewards=() must name a reward: 'exact' or 'module:function'"),
+        ({"rewards": ()}, "task.rewards is empty; use ('exact',)"),
         *(
-            ({"rewards": (reward,)}, f"task.rewards has {reward!r}, which is neither 'exact' nor 'module:function'")
+            ({"rewards": (reward,)}, f"{reward!r} in task.rewards is neither 'exact' nor module:function")
             for reward in (
                 "",
                 "exactly",
@@ -94,22 +94,21 @@ def test_a_setting_of_files_is_refused_where_nothing_reads_it(name, field, value
         ),
         (
             {"rewards": ("exact", "exact")},
-            "task.rewards=('exact', 'exact') names a reward twice; use task.reward_weights instead",
+            "task.rewards=('exact', 'exact') names 'exact' 2 times; once, with a weight, will do",
         ),
         (
             {"rewards": ("exact", "a:b"), "reward_weights": (1.0,)},
-            "task.reward_weights=(1.0,) must have one weight for each of task.rewards=('exact', 'a:b'), "
-            "or be () for weights of 1",
+            "task.reward_weights=(1.0,) are 1 for the 2 rewards exact, a:b; give one weight per reward, or () for all 1",
         ),
         (
             {"reward_weights": (1.0, 2.0)},
-            "task.reward_weights=(1.0, 2.0) must have one weight for each of task.rewards=('exact',), "
-            "or be () for weights of 1",
+            "task.reward_weights=(1.0, 2.0) are 2 for the 1 rewards exact; give one weight per reward, or () for all 1",
         ),
     ],
 )
 def test_files_and_rewards_that_cannot_work_are_named_with_the_value_and_the_fix(settings, expected):
-    assert problems_of(**settings) == [expected]
+    [problem] = problems_of(**settings)
+    assert problem.startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +124,7 @@ def test_a_reward_is_refused_where_the_processes_that_call_it_would_refuse_it(re
 
 
 def test_all_that_cannot_work_is_said_at_once():
-    problems = problems_of(path="", rewards=("exact", "exact", "what"), reward_weights=(1.0,))
+    problems = problems_of(path="", rewards=("exact", "what"), reward_weights=(1.0,))
     assert [problem.split()[0].split("=")[0] for problem in problems] == [
-        "task.path", "task.rewards", "task.rewards", "task.reward_weights",
+        "task.path", "'what'", "task.reward_weights",
     ]  # fmt: skip
