@@ -65,19 +65,17 @@ def clipped_policy_loss(
     """
     chex.assert_rank([ratio_NT, advantage_N], [2, 1])
     advantage_N1 = advantage_N[:, None]
-    clipped_NT = jnp.clip(ratio_NT, 1 - clip_low, 1 + clip_high)
-    loss_NT = -jnp.minimum(ratio_NT * advantage_N1, clipped_NT * advantage_N1)
     # only where the clip cuts the gradient: a ratio below with A > 0 is still pulled back up
+    is_clipped_low_NT = (ratio_NT < 1 - clip_low) & (advantage_N1 < 0)
     is_clipped_high_NT = (ratio_NT > 1 + clip_high) & (advantage_N1 > 0)
+    # by choice and not by min and clip, which halve the gradient where both sides are equal
+    clipped_NT = jnp.where(is_clipped_high_NT, 1 + clip_high, ratio_NT)
+    clipped_NT = jnp.where(is_clipped_low_NT, 1 - clip_low, clipped_NT)
     if dual_clip > 0:
-        is_negative_N1 = advantage_N1 < 0
-        loss_NT = jnp.where(is_negative_N1, jnp.minimum(loss_NT, -dual_clip * advantage_N1), loss_NT)
-        is_clipped_high_NT |= is_negative_N1 & (ratio_NT > dual_clip)
-    return PolicyLoss(
-        loss_NT=loss_NT,
-        is_clipped_low_NT=(ratio_NT < 1 - clip_low) & (advantage_N1 < 0),
-        is_clipped_high_NT=is_clipped_high_NT,
-    )
+        is_far_NT = (ratio_NT > dual_clip) & (advantage_N1 < 0)
+        clipped_NT = jnp.where(is_far_NT, dual_clip, clipped_NT)
+        is_clipped_high_NT |= is_far_NT
+    return PolicyLoss(-clipped_NT * advantage_N1, is_clipped_low_NT, is_clipped_high_NT)
 
 
 def cispo_loss(

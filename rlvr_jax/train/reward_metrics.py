@@ -93,7 +93,7 @@ def prompt_rows(collection: Collection, update: int) -> list[dict[str, Any]]:
                 "reward_mean": _mean(kept),
                 "reward_std": float(kept.std()) if len(kept) else np.nan,
                 "reward_max": float(kept.max()) if len(kept) else np.nan,
-                "n_correct": int(collection.grades.is_correct_PR[groups].sum()),
+                "n_correct": int(collection.grades.is_correct_PR[groups][is_kept].sum()),
             }
         )
     return rows

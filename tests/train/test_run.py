@@ -57,7 +57,8 @@ def test_the_promised_metric_names_are_there(finished):
         mismatch/logp_diff_max batch/n_prompts batch/n_rollouts batch/effective_prompts batch/tokens gns/naive
         gns/noise_to_signal gns/b_noise_prompts gns/b_noise_rollouts gns/grad_sq gns/resolved perf/step_s
         batch/n_kept_rollouts batch/n_prompts_drawn batch/unique_prompts health/ungraded_prompts
-        health/n_nonfinite health/sink_errors perf/sample_s perf/train_s perf/sample_tok_s perf/train_tok_s perf/mfu perf/peak_gib perf/compile_s"""
+        health/n_nonfinite health/sink_errors perf/sample_s perf/train_s perf/sample_tok_s perf/train_tok_s
+        perf/mfu perf/peak_gib perf/compile_s"""
     assert set(promised.split()) <= set(row)
 
 

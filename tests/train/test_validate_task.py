@@ -98,11 +98,11 @@ def test_a_setting_of_files_is_refused_where_nothing_reads_it(name, field, value
         ),
         (
             {"rewards": ("exact", "a:b"), "reward_weights": (1.0,)},
-            "task.reward_weights=(1.0,) are 1 for the 2 rewards exact, a:b; give one weight per reward, or () for all 1",
+            "task.reward_weights=(1.0,) are 1 for the 2 rewards exact, a:b; give one weight per reward",
         ),
         (
             {"reward_weights": (1.0, 2.0)},
-            "task.reward_weights=(1.0, 2.0) are 2 for the 1 rewards exact; give one weight per reward, or () for all 1",
+            "task.reward_weights=(1.0, 2.0) are 2 for the 1 rewards exact; give one weight per reward",
         ),
     ],
 )
