@@ -95,8 +95,13 @@ def test_one_step_equals_its_parts_with_the_settings_written_out(drawn, tiny_par
         optax.scale(0.05 / norm),
         optax.adamw(3e-3 / 4, b1=0.7, b2=0.8, eps=1e-2, weight_decay=0.3, mask=mask),  # first of 4 warm-up updates
     )
-    updates, _ = by_hand.update(grads, by_hand.init(tiny_params), tiny_params)
-    expected = optax.apply_updates(tiny_params, updates)
+
+    @jax.jit
+    def updated(params, grads):
+        updates, _ = by_hand.update(grads, by_hand.init(params), params)
+        return optax.apply_updates(params, updates)
+
+    expected = updated(tiny_params, grads)
 
     state, metrics = programs.train_step(initial_state(tiny_params, programs.optimizer), batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.params, expected)
@@ -143,6 +148,15 @@ def test_the_state_freezes_at_a_nonfinite_update_unless_it_may_be_skipped(tiny_c
     tiny_config.optimizer.nonfinite, tiny_config.optimizer.clip_norm = nonfinite, 0.3
     build_programs(tiny_config, assemble(tiny_config))
     assert built == {"freezes": freezes, "clip_norm": 0.3}
+
+
+def test_a_constant_length_is_that_of_the_sampler(tiny_config, monkeypatch):
+    built = {}
+    monkeypatch.setattr(programs_module, "build_loss", lambda *args, **options: built.update(options))
+    monkeypatch.setattr(programs_module, "build_train_step", lambda *args, **options: None)
+    tiny_config.sampling.max_new_tokens = 11
+    build_programs(tiny_config, assemble(tiny_config))
+    assert built == {"max_new_tokens": 11}
 
 
 def test_the_noise_is_measured_with_the_settings_written_out(drawn, tiny_params):
