@@ -96,7 +96,7 @@ def _centred(reward_PR: jax.Array, is_kept_PR: jax.Array, baseline: str) -> jax.
     if baseline == "zero":
         return reward_PR
     axis = _AXIS[baseline]
-    n = is_kept_PR.sum(axis=axis, keepdims=True)
+    n = is_kept_PR.sum(axis=axis, keepdims=True).astype(jnp.float32)
     centred_PR = reward_PR - reward_PR.sum(axis=axis, keepdims=True) / jnp.maximum(n, 1)
     if baseline == "others":
         centred_PR = centred_PR * (n / jnp.maximum(n - 1, 1))
@@ -107,7 +107,7 @@ def _std(
     reward_PR: jax.Array, is_kept_PR: jax.Array, *, axis: int | tuple[int, int], ddof: int
 ) -> tuple[jax.Array, jax.Array]:
     """Standard deviation of the kept rewards along `axis`, and where it is 0 by comparison."""
-    n = is_kept_PR.sum(axis=axis, keepdims=True)
+    n = is_kept_PR.sum(axis=axis, keepdims=True).astype(jnp.float32)
     mean = reward_PR.sum(axis=axis, keepdims=True) / jnp.maximum(n, 1)
     squares = jnp.where(is_kept_PR, jnp.square(reward_PR - mean), 0.0).sum(axis=axis, keepdims=True)
     return jnp.sqrt(squares / jnp.maximum(n - ddof, 1)), _is_constant(reward_PR, is_kept_PR, axis)

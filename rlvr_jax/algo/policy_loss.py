@@ -40,7 +40,7 @@ def policy_ratio(
     if level == "token":
         return jnp.exp(difference_NT)
     if level == "sequence":
-        n_tokens_N1 = jnp.maximum(is_trained_NT.sum(axis=1, keepdims=True), 1)
+        n_tokens_N1 = jnp.maximum(is_trained_NT.sum(axis=1, keepdims=True).astype(jnp.float32), 1.0)
         ratio_N1 = jnp.exp(difference_NT.sum(axis=1, keepdims=True) / n_tokens_N1)
         return jnp.where(is_trained_NT, ratio_N1, 1.0)
     raise ValueError(f"ratio level {level!r} is neither 'token' nor 'sequence'")

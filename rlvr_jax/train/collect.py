@@ -25,7 +25,7 @@ class Collection:
     rollouts: Rollouts  # numpy leaves
     completion_texts: list[list[str]]  # [P][R]
     grades: Grades
-    penalties: dict[str, np.ndarray]  # name -> f32[P, R], added to the task's reward; none is above 0
+    penalties: dict[str, np.ndarray]  # name -> f32[P, R], added to the task's reward
     is_kept_PR: np.ndarray  # bool, false where a rollout counts as never drawn
     n_prompts_drawn: int  # more than P where dynamic sampling drew again
     n_effective_drawn: int  # those of them whose rewards differ
@@ -125,5 +125,5 @@ def collected(
 
 
 def with_penalty(collection: Collection, name: str, penalty_PR: np.ndarray) -> Collection:
-    """The collection with `penalty_PR` (f32, at most 0 where it means a cost) added to its rewards."""
+    """The collection with `penalty_PR` (f32, below 0 where it costs) added to its rewards."""
     return dataclasses.replace(collection, penalties=collection.penalties | {name: penalty_PR})

@@ -15,7 +15,7 @@ from rlvr_jax.train.collect import Collection
 
 
 def effective_first(rounds: Sequence[Collection], *, n_prompts: int) -> Collection:
-    """`n_prompts` of the groups of all rounds: those with unequal rewards, then others, each in the order drawn."""
+    """`n_prompts` of the groups of all rounds, in the order drawn: those with unequal rewards, others if too few."""
     is_effective = np.concatenate([collection.is_effective_P for collection in rounds])
     rows = np.sort(np.argsort(~is_effective, kind="stable")[:n_prompts])
     problems = [problem for collection in rounds for problem in collection.problems]

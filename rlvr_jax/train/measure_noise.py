@@ -30,8 +30,8 @@ def build_group_loss(rollout_logprobs: RolloutLogprobs, algo: AlgoConfig) -> Cal
         loss = -1/R sum_j sum_t ( A_j log pi(y_jt) - kl_coef KL_jt + entropy_coef entropy_jt )
 
     with leave-one-out advantages A, so that E[g_x] does not depend on R, and no division by a
-    length or a token count, which would couple the prompts. R counts the rollouts that are kept.
-    On-policy: the ratio is 1.
+    length or a token count, which would couple the prompts. R counts the rollouts that are kept;
+    a prompt without any is a group of gradient 0. On-policy: the ratio is 1.
     """
 
     def group_loss(params: Params, group: Batch) -> jax.Array:
