@@ -5,8 +5,8 @@
     bench/kill_and_resume.py --n=5 --seed=7
 
 The run has several updates per step, noise measurements, evaluations and a checkpoint every few updates, so that
-kills fall into all of them: the moment is drawn from the whole time that an undisturbed run takes, start-up and
-compilation included. A trial is one fresh run killed once, and resumed; its metrics.jsonl and evals.jsonl must equal
+kills fall into all of them: the moment is drawn from the time between the first row and the end of an undisturbed
+run. A trial is one fresh run killed once, and resumed; its metrics.jsonl and evals.jsonl must equal
 those of the undisturbed run, times aside, and its samples too. Prints one line per trial and exits with 1 at the
 first difference.
 """
@@ -52,20 +52,22 @@ def main() -> int:
         work = Path(scratch)
         (work / "kill.py").write_text(CONFIG)
         run(work, "warm")  # fills the caches, so that the undisturbed time is that of the trials
+        process = command(work, "whole")
+        wait_for_first_row(work / "whole")
         started = time.monotonic()
-        run(work, "whole")
-        whole_s = time.monotonic() - started
+        finish(process)
+        training_s = time.monotonic() - started
         wanted = outcome(work / "whole")
-        print(f"undisturbed: {len(wanted['metrics.jsonl'])} rows in {whole_s:.1f} s")
+        print(f"undisturbed: {len(wanted['metrics.jsonl'])} rows in {training_s:.1f} s")
         for trial in range(args.n):
             seed = args.seed + trial
-            kill_s = random.Random(seed).uniform(0.0, whole_s)
+            kill_s = random.Random(seed).uniform(0.0, training_s)
             n_rows, newest = run_and_kill(work, "killed", kill_s)
             run(work, "killed")
             got = outcome(work / "killed")
             different = [name for name in wanted if got[name] != wanted[name]]
             print(
-                f"seed {seed}: killed after {kill_s:.2f} s at {n_rows} rows, newest checkpoint {newest}; "
+                f"seed {seed}: killed {kill_s:.2f} s after the first row at {n_rows} rows, newest checkpoint {newest}; "
                 f"resumed: {'DIFFERENT ' + str(different) if different else 'identical'}",
                 flush=True,
             )
@@ -84,7 +86,16 @@ def command(work: Path, runs: str) -> subprocess.Popen:
 
 
 def run(work: Path, runs: str) -> None:
-    process = command(work, runs)
+    finish(command(work, runs))
+
+
+def wait_for_first_row(runs: Path) -> None:
+    metrics = runs / "kill" / "only" / "metrics.jsonl"
+    while not metrics.exists() or metrics.stat().st_size == 0:
+        time.sleep(0.005)
+
+
+def finish(process: subprocess.Popen) -> None:
     _, said = process.communicate()
     if process.returncode:
         sys.exit(f"bin/train ended with {process.returncode}:\n{said}")
@@ -93,6 +104,7 @@ def run(work: Path, runs: str) -> None:
 def run_and_kill(work: Path, runs: str, after_s: float) -> tuple[int, str]:
     """Rows written and the newest checkpoint when SIGKILL came."""
     process = command(work, runs)
+    wait_for_first_row(work / runs)
     try:
         process.communicate(timeout=after_s)
     except subprocess.TimeoutExpired:
