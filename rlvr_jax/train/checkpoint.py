@@ -149,13 +149,13 @@ def _ignore_closed_event_loops() -> None:
     """Keeps harmless tracebacks off the terminal.
 
     When one array of a checkpoint cannot be read or written, tensorstore is still at work on the
-    others; as they end they report to an event loop that orbax has closed. Remove when orbax waits
-    for them (seen with orbax-checkpoint 0.12.8).
+    others; as they end they report to an event loop that orbax has closed, or to nobody. Remove when
+    orbax waits for them (seen with orbax-checkpoint 0.12.8).
     """
     earlier = sys.unraisablehook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        if not str(unraisable.exc_value).startswith(("Event loop is closed", "Encountered error while reading array")):
             earlier(unraisable)
 
     sys.unraisablehook = hook

@@ -5,10 +5,14 @@ a list of {dotted field: value}, one per point. Overrides are checked here first
 messages of the flag library name neither the nearest field nor the fix.
 """
 
+import contextlib
 import copy
+import dataclasses
 import difflib
 import importlib.util
 import re
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +20,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from rlvr_jax.train import config as config_module
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields, set_field, unknown_field
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
@@ -34,8 +39,9 @@ def load_points(argv: list[str], flag_values: flags.FlagValues) -> list[TrainCon
     """
     config_argument, argv = _taken_config(argv)
     path, arg = _resolved(config_argument)
-    module = _load_module(path)
-    base = module.get_config(arg)
+    with _faults_named(path):
+        module = _load_module(path)
+        base = module.get_config(arg)
     if not isinstance(base, TrainConfig):
         raise ConfigError([f"get_config of {path} must return a TrainConfig, got {type(base).__name__}"])
     overrides = _overrides(argv)
@@ -54,7 +60,8 @@ def load_points(argv: list[str], flag_values: flags.FlagValues) -> list[TrainCon
         raise ConfigError(
             [f"unexpected argument(s) {' '.join(rest[1:])}; flags start with -- and hold their value after ="]
         )
-    sweep = module.sweep(arg) if hasattr(module, "sweep") else [{}]
+    with _faults_named(path):
+        sweep = module.sweep(arg) if hasattr(module, "sweep") else [{}]
     return _points(flag_values.config, sweep, dict(overrides), path)
 
 
@@ -148,6 +155,30 @@ def _override_problems(name: str, text: str, base: TrainConfig) -> list[str]:
             what = {int: "a whole number", float: "a number"}[wanted]
             return [f"config.{name}={text} must be {what}, such as {fields[name]}"]
     return []
+
+
+@contextlib.contextmanager
+def _faults_named(path: Path) -> Iterator[None]:
+    """Turns what a config file raises into one message with the line."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # the file is the user's: anything may be wrong with it
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else max(lines[-1:], default=None)
+        at = "" if line is None else f" line {line}"
+        raise ConfigError([f"{path}{at}: {type(error).__name__}: {error}{_meant(error)}"]) from error
+
+
+def _meant(error: Exception) -> str:
+    """The nearest field, where a config class was given one that it does not have."""
+    found = re.fullmatch(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    kind = found and getattr(config_module, found[1], None)
+    if not dataclasses.is_dataclass(kind):
+        return ""
+    nearest = difflib.get_close_matches(found[2], [field.name for field in dataclasses.fields(kind)], n=1, cutoff=0.0)
+    return f"; did you mean {nearest[0]}?"
 
 
 def _load_module(path: Path) -> ModuleType:

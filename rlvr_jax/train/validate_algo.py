@@ -50,7 +50,7 @@ def _baseline_problems(config: TrainConfig) -> list[str]:
             f"batch.n_rollouts=1 leaves algo.advantage={kind!r} without a group to compare with; "
             f"use batch.n_rollouts=2 or more, or algo.advantage={' or '.join(KINDS_FOR_ONE_ROLLOUT)}"
         )
-    if config.batch.n_rollouts * config.batch.n_prompts == 1 and kind != "none":
+    if config.batch.n_rollouts * config.batch.n_prompts == 1:
         problems.append("batch.n_prompts=1 with batch.n_rollouts=1 leaves nothing to compare with; use more of either")
     if config.sampling.max_rounds > 1 and not (needs_group and config.batch.n_rollouts > 1):
         problems.append(

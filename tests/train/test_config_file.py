@@ -247,3 +247,27 @@ def test_an_unknown_point_names_the_nearest_or_all(write):
         choose_point(points, name="grid_np16_s1", index=None)
     with pytest.raises(ConfigError, match="points are grid_np8_nr4_s0, grid_np16_nr4_s0"):
         choose_point(points, name="?", index=None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(arg=None):\n    return 1 +\n", r"mine\.py line 2: SyntaxError"),
+        ("import nowhere_at_all\n", r"mine\.py line 1: ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        ("def get_config(arg=None):\n    return {}[arg]\n", r"mine\.py line 2: KeyError: None"),
+        (
+            "from rlvr_jax.train import config as c\ndef get_config(arg=None):\n"
+            "    return c.TrainConfig(task=c.TaskConfig(operator='+'))\n",
+            r"mine\.py line 3: TypeError: .*'operator'; did you mean operators\?",
+        ),
+        (
+            "from rlvr_jax.train import config as c\ndef get_config(arg=None):\n    return c.TrainConfig()\n"
+            "def sweep(arg=None):\n    raise RuntimeError('no')\n",
+            r"mine\.py line 5: RuntimeError: no",
+        ),
+    ],
+)
+def test_a_fault_in_a_config_file_is_named_with_its_line(tmp_path, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_points(["train", f"--config={tmp_path / 'mine.py'}"], flags.FlagValues())

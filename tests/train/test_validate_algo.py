@@ -33,7 +33,6 @@ PRESETS = {
         "advantage": "reinforce++", "kl_in": "reward", "kl_estimator": "k1", "kl_coef": 0.01, "batch__n_rollouts": 1,
     },
     "REINFORCE": {"advantage": "none", "batch__n_rollouts": 1},
-    "one rollout in all": {"advantage": "none", "batch__n_rollouts": 1, "batch__n_prompts": 1},
     "a dual clip": {"dual_clip": 3.0, "batch__minibatch_prompts": 32},
     "truncated ones masked": {"truncated": "mask", "importance_cap": 2.0},
 }  # fmt: skip
@@ -73,7 +72,7 @@ REFUSED = [
         "algo.overlong_buffer_tokens=9 is more than sampling.max_new_tokens=8; use that or less",
     ),
     (
-        {"batch__n_rollouts": 1, "batch__n_prompts": 1, "advantage": "reinforce++"},
+        {"batch__n_rollouts": 1, "batch__n_prompts": 1, "advantage": "none"},
         "batch.n_prompts=1 with batch.n_rollouts=1 leaves nothing to compare with; use more of either",
     ),
     (
