@@ -1,6 +1,6 @@
 """The process that calls a user's reward functions: JSON lines in, JSON lines out.
 
-    python -m rlvr_jax.tasks.reward_worker my_rewards:score ...
+    python -P reward_worker.py my_rewards:score ...
 
 First it writes {"ready": true}, or {"failure": why} if a function cannot be used. Then each line
 {"function": 0, "prompt": ..., "completions": [...], "answer": ..., "row": {...}} is answered by
@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 PARAMETERS = ("prompt", "completions", "answer", "row")
-LARGEST_SCORE = 1e30  # sums and squares of such numbers still fit float32
+LARGEST_SCORE = 1e15  # the squares of such numbers still fit float32, thousands of them summed
 GRACE_S = 2.0  # between the trainer's end and this process's
 
 

@@ -8,8 +8,10 @@ import numpy as np
 
 from rlvr_jax.tasks.problem import Grades, RowProblem
 from rlvr_jax.tasks.reward_pool import RewardCall, RewardPool, check_function_name
+from rlvr_jax.tasks.reward_worker import LARGEST_SCORE
 
 EXACT = "exact"
+PENALTIES = ("kl", "overlong", "truncated")  # what the trainer adds under these names beside the rewards
 
 
 class Rewards:
@@ -56,6 +58,13 @@ class Rewards:
         failures = self._call_functions(problems, completion_texts, named)
         # in float64: three rewards weighted 0.7, 0.2 and 0.1 reach 1 only after rounding to float32
         sum_PR = sum(weight * named[name] for weight, name in zip(self._weights, self._names.values(), strict=True))
+        is_too_large_P = (np.abs(sum_PR) > LARGEST_SCORE).any(axis=1)  # false for NaN: those failed before
+        for p in np.flatnonzero(is_too_large_P):
+            failures[p].append(
+                f"the weighted sum of the rewards on prompt {problems[p].prompt[:60]!r} is beyond {LARGEST_SCORE:g}; "
+                "lower task.reward_weights"
+            )
+        sum_PR[is_too_large_P] = np.nan
         reward_PR = sum_PR.astype(np.float32)
         return Grades(
             named_rewards={name: values_PR.astype(np.float32) for name, values_PR in named.items()},
@@ -99,7 +108,7 @@ def reward_names(rewards: Sequence[str]) -> dict[str, str]:
         if reward != EXACT:
             check_function_name(reward)
     short = {reward: reward.rpartition(":")[2] for reward in rewards}
-    n_of = Counter(short.values())
+    n_of = Counter([*short.values(), *PENALTIES, *PENALTIES])
     return {reward: reward.replace(":", ".") if n_of[name] > 1 else name for reward, name in short.items()}
 
 

@@ -6,6 +6,7 @@ import inspect
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from rlvr_jax.models.spec import ModelSpec, parameter_count
@@ -35,6 +36,8 @@ def assemble(config: TrainConfig) -> Parts:
     """Validates the config against itself, the data and the devices. Raises ConfigError with every problem."""
     validate(config)
     task, tokenizer, mesh = build_task(config.task), CharTokenizer(), build_mesh(data=config.placement.data)
+    if config.warmstart.enabled and task.fingerprint:  # of a file, which may hold anything
+        _check_demonstrations(task, tokenizer)
     spec = model_spec(config.model, vocab_size=tokenizer.vocab_size)
     plan = batch_plan(
         config,
@@ -91,6 +94,16 @@ def longest_prompt_tokens(task: Task, tokenizer: CharTokenizer) -> int:
         return max(len(tokenizer.encode_prompt(text)) for text in {problem.prompt for problem in problems})
     except ValueError as error:
         raise ConfigError([f"task {task.name!r}: {error}"]) from error
+
+
+def _check_demonstrations(task: Task, tokenizer: CharTokenizer) -> None:
+    """Raises ConfigError if there is none to imitate, or one that has no tokens."""
+    rng = np.random.default_rng(0)  # right demonstrations draw nothing from it that matters
+    try:
+        for i in range(task.n_train):
+            tokenizer.encode_completion(task.demonstration(task.train_problem(i), rng, p_correct=1.0))
+    except ValueError as error:
+        raise ConfigError([f"task {task.name!r}, warm start: {error}"]) from error
 
 
 def root_key(seed: int, purpose: str) -> jax.Array:

@@ -67,7 +67,8 @@ def batch_plan(
         )
     if n_heldout == 0:
         problems.append(
-            f"task {config.task.name!r} is so small that no problem is held out; use more operands or operators"
+            f"task {config.task.name!r} is so small that no problem is held out; "
+            + ("add rows or set task.heldout_path" if config.task.path else "use more operands or operators")
         )
     elif config.eval.n_problems > n_heldout:
         problems.append(

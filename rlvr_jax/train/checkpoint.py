@@ -44,6 +44,7 @@ class Checkpoints:
             folder.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=None if is_read_only else policy,
+                best_fn=_rank,  # or orbax keeps no metrics on disk, and a resumed run could not rank what it finds
                 create=not is_read_only,
                 cleanup_tmp_directories=not is_read_only,
                 read_only=is_read_only,

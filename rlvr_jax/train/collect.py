@@ -38,13 +38,16 @@ class Collection:
 
     @property
     def is_effective_P(self) -> np.ndarray:
-        """Whether the kept rewards of a prompt differ; if not, its group has no gradient.
+        """Whether the kept rewards of a prompt differ, KL aside; if not, a group baseline leaves it no gradient.
 
         With one rollout per prompt the group is the batch: all prompts that are kept, or none.
         """
         axis = 1 if self.is_kept_PR.shape[1] > 1 else None
-        largest = np.where(self.is_kept_PR, self.reward_PR, -np.inf).max(axis=axis)
-        smallest = np.where(self.is_kept_PR, self.reward_PR, np.inf).min(axis=axis)
+        # without the KL, which differs between any two rollouts and would hide that the task says nothing
+        penalties = [penalty_PR for name, penalty_PR in self.penalties.items() if name != "kl"]
+        reward_PR = sum(penalties, self.grades.reward_PR)
+        largest = np.where(self.is_kept_PR, reward_PR, -np.inf).max(axis=axis)
+        smallest = np.where(self.is_kept_PR, reward_PR, np.inf).min(axis=axis)
         return self.is_kept_PR.any(axis=1) & (largest > smallest)
 
 

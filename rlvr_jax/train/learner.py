@@ -67,6 +67,10 @@ class Learner:
         while n_effective < n_prompts and len(rounds) < self.config.sampling.max_rounds:
             rounds.append(self._collected(self.draw(first_prompt + len(rounds) * n_prompts)))
             n_effective += rounds[-1].n_effective_drawn
+        if not any(np.isfinite(collection.grades.reward_PR).any() for collection in rounds):
+            failure = next((failure for c in rounds for failure in c.grades.failures), "its rewards are not finite")
+            n_drawn = sum(len(collection.problems) for collection in rounds)
+            raise RewardError(f"not one of the {n_drawn} prompts of a step could be graded: {failure}")
         return rounds[0] if len(rounds) == 1 else effective_first(rounds, n_prompts=n_prompts)
 
     def _collected(self, drawn: Drawn) -> Collection:
@@ -84,8 +88,6 @@ class Learner:
             log.warning(
                 "%d of %d prompts could not be graded and are left out: %s", len(failures), len(problems), failures[0]
             )
-        if not np.isfinite(collection.grades.reward_PR).any():
-            raise RewardError(f"not one of the {len(problems)} prompts of a step could be graded: {failures[0]}")
         return collection
 
     def update(self, collection: Collection, step: int) -> tuple[Collection, list[dict[str, jax.Array]]]:

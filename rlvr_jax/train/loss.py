@@ -127,7 +127,7 @@ def build_loss(rollout_logprobs: RolloutLogprobs, algo: AlgoConfig, *, max_new_t
                 "mismatch/capped_frac": token_sum(weight_NT >= algo.importance_cap),
             }
         policy_sum, weight = averaged(policy_loss_NT)
-        mismatch_NT = jnp.abs(policy_NT - behavior_NT)
+        mismatch_NT = jnp.abs(old_NT - behavior_NT)  # of the same policy: what it has learned since is no mismatch
         sums = {
             "weight": weight,
             "tokens": is_trained_NT.sum().astype(jnp.float32),

@@ -133,6 +133,7 @@ class _Run:
         )
         self.best_accuracy = max((row[self._target_name] for row in evals), default=-math.inf)
         self.longest_step_s = 0.0
+        self.longest_evaluation_s = max((row["perf/eval_s"] for row in evals), default=0.0)
         if earlier is not None and restored:
             warn_if_machine_changed(earlier)
         self.write_run(RUNNING)
@@ -195,6 +196,7 @@ class _Run:
             drawn = self._drawn(drawn)
             sample_s = timer.lap_s()
 
+            self.longest_step_s = max(self.longest_step_s, time.monotonic() - started_s - compile_s)
             self.checkpoints.check()
             is_last = self.counters.step == n_steps
             is_best, accuracy = False, None
@@ -204,9 +206,8 @@ class _Run:
                 accuracy = self.last_evaluation[self._target_name]
                 is_best = config.checkpoint.keep_best > 0 and accuracy > self.best_accuracy
                 self.best_accuracy = max(accuracy, self.best_accuracy)
-            self.longest_step_s = max(self.longest_step_s, time.monotonic() - started_s - compile_s)
             timer.lap_s()
-            is_stopping = stop.is_due(next_s=self.longest_step_s)
+            is_stopping = stop.is_due(next_s=self._next_step_s())
             if is_due(step, config.checkpoint.every_updates, config) or is_best or is_last or is_stopping:
                 self._save(self.counters, accuracy=accuracy)
             if is_stopping and not is_last:
@@ -214,6 +215,11 @@ class _Run:
                 self.write_run(STOPPED, stopped_after_update=self.counters.update)
                 raise Stopped(f"saved {self.folder} after update {self.counters.update}", exit_code=stop.exit_code)
         self._finish()
+
+    def _next_step_s(self) -> float:
+        """How long the next step may take, with its evaluation if one is due."""
+        is_evaluated = is_due(self.counters.step, self.config.eval.every_updates, self.config)
+        return self.longest_step_s + self.longest_evaluation_s * is_evaluated
 
     def _drawn(self, drawn: Drawn | None = None) -> Drawn | None:
         """The rollouts of the next step, dispatched before or now, once they are there; None after the last."""
@@ -267,7 +273,9 @@ class _Run:
 
     def _stop_at_nonfinite(self, before: Counters, update: int, index: int, metrics: dict[str, np.ndarray]) -> None:
         what = ", ".join(f"{name}={float(metrics[name])}" for name in ("loss/total", "optim/grad_norm"))
-        saved = f"the last checkpoint in {self.folder} continues from before it"
+        newest = max(self.checkpoints.all_updates(), default=None)
+        goes_on = "it starts over" if newest is None else f"it goes on from the checkpoint of update {newest}"
+        saved = f"it lies inside a step, where nothing is saved: run again, {goes_on}"
         if index == 0:  # the frozen state is that of a step's end; later ones lie inside a step
             learner = self.learner
             zero = jnp.zeros_like(learner.state.n_nonfinite)
@@ -295,7 +303,9 @@ class _Run:
     def _evaluate(self) -> None:
         started_s = time.monotonic()
         self.last_evaluation = self.evaluate_params(self.learner.state.params)
-        row = self.counters._asdict() | self.last_evaluation | {"perf/eval_s": time.monotonic() - started_s}
+        evaluation_s = time.monotonic() - started_s
+        self.longest_evaluation_s = max(self.longest_evaluation_s, evaluation_s)
+        row = self.counters._asdict() | self.last_evaluation | {"perf/eval_s": evaluation_s}
         self.log.evaluation(row)
 
     @property

@@ -75,6 +75,11 @@ def algo_warnings(config: TrainConfig) -> list[str]:
             f"sampling.max_rounds={config.sampling.max_rounds}: the noise measured is that of the filtered batch, "
             "without most of the groups that have no gradient"
         )
+    if algo.truncated == "mask" and config.noise.every_updates > 0:
+        warnings.append(
+            "algo.truncated='mask': the noise measured weighs every prompt alike, however many of its rollouts are "
+            "kept, and counts a prompt without any as a gradient of 0"
+        )
     if config.updates_per_step == 1 and (algo.ratio, algo.objective, algo.dual_clip) != ("token", "clipped", 0.0):
         warnings.append(
             "with one update per step the ratio is exactly 1 and nothing is clipped; "

@@ -77,9 +77,9 @@ def slow_loss(batch: Batch, algo, logprob_PRT, entropy_PRT, *, max_new_tokens: i
                 sums["policy/ratio_mean"] += ratio
                 sums["policy/clip_frac_low"] += side == "low"
                 sums["policy/clip_frac_high"] += side == "high"
-                sums["mismatch/logp_diff_mean"] += abs(logprob[t] - behavior)
+                sums["mismatch/logp_diff_mean"] += abs(old[t] - behavior)
                 maxima["policy/ratio_max"] = max(maxima["policy/ratio_max"], ratio)
-                maxima["mismatch/logp_diff_max"] = max(maxima["mismatch/logp_diff_max"], abs(logprob[t] - behavior))
+                maxima["mismatch/logp_diff_max"] = max(maxima["mismatch/logp_diff_max"], abs(old[t] - behavior))
     penalty = algo.kl_coef * sums.get("loss/kl", 0.0) - algo.entropy_coef * sums.get("loss/entropy", 0.0)
     loss_sum = sums["loss/total"] = sums["loss/policy"] + penalty
     return SlowLoss(loss_sum, d_logprob_PRT, d_entropy_PRT, dict(sums), dict(maxima))

@@ -97,8 +97,8 @@ def test_numbers_of_every_kind_are_scores(returned):
         ([], "returned 0 numbers for 2 completions"),
         ([1, float("nan")], "returned nan at index 1; rewards must be finite"),
         ([float("-inf"), 1], "returned -inf at index 0"),
-        ([1, 1e39], r"returned a number beyond 1e\+30 at index 1"),  # inf in float32
-        ([10**400, 1], r"returned a number beyond 1e\+30 at index 0"),
+        ([1, 1e39], r"returned a number beyond 1e\+15 at index 1"),  # inf in float32
+        ([10**400, 1], r"returned a number beyond 1e\+15 at index 0"),
     ],
 )
 def test_anything_but_a_finite_number_per_completion_is_refused(returned, fault):

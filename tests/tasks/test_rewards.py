@@ -141,3 +141,16 @@ def test_rewards_that_cannot_be_meant_are_refused(build, rewards, settings, faul
 
 def test_rewards_of_a_task_without_functions_need_no_process(build):
     assert build("exact")._pool is None
+
+
+def test_a_weighted_sum_that_no_update_could_use_is_a_failure_with_a_name(build):
+    rewards = build("exact", weights=(1e20,))
+    grades = rewards.grade([problem("p"), problem("q", "xy")], [["ab", "no"], ["no", "no"]])
+    assert_arrays(grades.reward_PR, [[NAN, NAN], [0.0, 0.0]])
+    [failure] = grades.failures
+    assert "on prompt 'p' is beyond 1e+15; lower task.reward_weights" in failure
+
+
+@pytest.mark.parametrize("name", ["kl", "overlong", "truncated"])
+def test_a_reward_named_like_a_penalty_of_the_trainer_keeps_its_module_in_its_name(name):
+    assert reward_names([f"mine:{name}", "exact"]) == {f"mine:{name}": f"mine.{name}", "exact": "exact"}

@@ -75,3 +75,15 @@ def test_when_all_are_damaged_it_says_so(checkpoints):
     with pytest.raises(CheckpointError, match=r"none of the checkpoints .* \(updates \[1\]\) can be read"):
         checkpoints.restore_newest(state(0))
     assert (checkpoints.folder / "1").is_dir()  # nothing is moved when the fault may lie elsewhere
+
+
+def test_another_process_keeps_the_newest_and_the_best_as_the_first_did(tmp_path):
+    for update, accuracy in ((1, 0.2), (2, 0.9), (3, 0.3), (4, None), (5, 0.4), (6, 0.1)):
+        one = Checkpoints(tmp_path / "checkpoints", keep_newest=1, keep_best=1)  # as after a resume
+        save(one, update, accuracy)
+        one.close()
+    assert one.all_updates() == [2, 6]
+    again = Checkpoints(tmp_path / "checkpoints", keep_newest=1, keep_best=1)
+    save(again, 7, 0.95)
+    assert again.all_updates() == [7]
+    again.close()
