@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -40,13 +39,20 @@ def study(tmp_path_factory):
     return folder
 
 
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 def command(study: Path, *arguments: str, largest_file: int | None = None) -> subprocess.Popen:
     """`largest_file` bytes: what goes beyond cannot be written, as on a full disk."""
     environment = os.environ | {"XDG_CACHE_HOME": str(study / "cache"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    launcher = [sys.executable, "-c", LIMITED, str(largest_file)] if largest_file else []
     return subprocess.Popen(
-        [sys.executable, ROOT / "bin" / "train", *arguments],
+        [*launcher, sys.executable, ROOT / "bin" / "train", *arguments],
         cwd=study, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        preexec_fn=largest_file and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))),
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from rlvr_jax.tasks.problem import Grades
 from rlvr_jax.train.assemble import assemble
 from rlvr_jax.train.evaluate import build_evaluator, mean_and_se, pass_at_k
 
@@ -44,12 +45,12 @@ def test_one_problem_has_no_standard_error():
 
 def test_evaluation_is_the_same_every_time_and_counts_what_it_samples(tiny_config, tiny_params):
     parts = assemble(tiny_config)
-    evaluate = build_evaluator(tiny_config.eval, parts, max_new_tokens=4)
+    evaluate = build_evaluator(tiny_config.eval, parts, tiny_config.sampling)
     first = evaluate(tiny_params)
     assert first == evaluate(tiny_params)
-    assert set(first) == {
-        f"eval/digits/{name}{suffix}" for name in ("greedy", "pass@1", "pass@4") for suffix in ("", "_se")
-    }
+    names = {f"eval/digits/{name}{suffix}" for name in ("greedy", "pass@1", "pass@4") for suffix in ("", "_se")}
+    assert set(first) == names | {"eval/digits/ungraded_frac"}
+    assert first["eval/digits/ungraded_frac"] == 0
     assert first["eval/digits/pass@1"] * 12 == pytest.approx(round(first["eval/digits/pass@1"] * 12))  # of 3 x 4
     assert first["eval/digits/pass@1"] <= first["eval/digits/pass@4"]
 
@@ -57,11 +58,15 @@ def test_evaluation_is_the_same_every_time_and_counts_what_it_samples(tiny_confi
 class EvenFirstDigit:
     """The task with another idea of right: about half of all draws are, and draws of one problem differ."""
 
-    def __init__(self, task):
-        self.name, self.heldout_problem = task.name, task.heldout_problem
+    def __init__(self, task, *, n_ungraded=0):
+        self.name, self.heldout_problem, self.n_ungraded = task.name, task.heldout_problem, n_ungraded
 
-    def is_correct(self, problem, completion):
-        return completion[:1] in tuple("02468")
+    def grade(self, problems, completion_texts):
+        is_correct_PR = np.array([[text[:1] in tuple("02468") for text in row] for row in completion_texts])
+        reward_PR = is_correct_PR.astype(np.float32)
+        if self.n_ungraded:
+            reward_PR[: self.n_ungraded], is_correct_PR[: self.n_ungraded] = np.nan, False
+        return Grades({"even": reward_PR}, reward_PR, is_correct_PR, failures=("no",) * self.n_ungraded)
 
 
 def test_samples_are_drawn_at_the_temperature_of_the_config(tiny_config, tiny_params):
@@ -70,8 +75,16 @@ def test_samples_are_drawn_at_the_temperature_of_the_config(tiny_config, tiny_pa
 
     def evaluated(temperature):
         tiny_config.eval.temperature = temperature
-        return build_evaluator(tiny_config.eval, parts, max_new_tokens=4)(tiny_params)
+        return build_evaluator(tiny_config.eval, parts, tiny_config.sampling)(tiny_params)
 
     cold, warm = evaluated(1e-3), evaluated(1.0)
     assert cold["eval/digits/pass@1"] == cold["eval/digits/pass@4"] == cold["eval/digits/greedy"]
     assert warm["eval/digits/pass@1"] < warm["eval/digits/pass@4"]
+
+
+def test_problems_that_cannot_be_graded_count_as_wrong_and_are_reported(tiny_config, tiny_params):
+    parts = assemble(tiny_config)
+    parts = dataclasses.replace(parts, task=EvenFirstDigit(parts.task, n_ungraded=3))
+    got = build_evaluator(tiny_config.eval, parts, tiny_config.sampling)(tiny_params)
+    assert got["eval/digits/ungraded_frac"] == 1.0
+    assert got["eval/digits/greedy"] == got["eval/digits/pass@4"] == 0.0

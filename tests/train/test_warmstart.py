@@ -50,7 +50,19 @@ def test_demonstrations_are_right_at_first_and_only_then_sometimes_wrong(tiny_co
 def test_points_of_a_study_share_a_warm_start_and_other_policies_do_not(tiny_config, field, value, is_another):
     other = copy.deepcopy(tiny_config)
     set_field(other, field, value)
-    assert (warmstart_hash(other) != warmstart_hash(tiny_config)) == is_another
+    task = assemble(tiny_config).task
+    assert (warmstart_hash(other, task) != warmstart_hash(tiny_config, task)) == is_another
+
+
+def test_other_data_are_another_warm_start_and_other_rewards_are_not(tiny_config):
+    class Data:
+        def __init__(self, fingerprint):
+            self.fingerprint = fingerprint
+
+    before = warmstart_hash(tiny_config, Data("one"))
+    assert warmstart_hash(tiny_config, Data("two")) != before
+    tiny_config.task.rewards, tiny_config.task.correct_at = ("mine:score",), 0.5
+    assert warmstart_hash(tiny_config, Data("one")) == before
 
 
 def test_a_cached_file_of_another_model_is_named(tiny_config, tmp_path):
