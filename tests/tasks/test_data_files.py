@@ -34,9 +34,9 @@ def write_parquet(path, columns):
     [
         ("p.jsonl", LINES.encode()),
         ("p.JSONL", LINES.encode()),
-        ("p.jsonl.gz", gzip.compress(LINES.encode())),
+        ("p.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)),
         ("p.json", json.dumps(ROWS, indent=2).encode()),
-        ("p.json.gz", gzip.compress(json.dumps(ROWS).encode())),
+        ("p.json.gz", gzip.compress(json.dumps(ROWS).encode(), mtime=0)),
         ("p.jsonl", b"\xef\xbb\xbf" + LINES.encode()),  # a byte order mark
         ("p.jsonl", LINES.replace("\n", "\r\n").encode()),
         ("p.jsonl", LINES.removesuffix("\n").encode()),
@@ -109,7 +109,7 @@ def test_the_first_broken_lines_are_shown_and_all_are_counted(tmp_path):
         ("p.json", b'[{"q": "a"}, 3, "b"]', "2 rows cannot be used\n  row 2: a number .*\n  row 3: a text"),
         ("p.json", b'["\xe4"]', "is not UTF-8 at byte 3"),
         ("p.jsonl.gz", LINES.encode(), "is not a whole gzip file"),
-        ("p.jsonl.gz", gzip.compress(LINES.encode())[:-9], "is not a whole gzip file"),
+        ("p.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)[:-9], "is not a whole gzip file"),
         ("p.parquet", b"PAR1", "is not a Parquet file that can be read"),
         ("p.csv", b"q,a\n", "has none of the endings that can be read: .jsonl, .jsonl.gz, .json"),
     ],
