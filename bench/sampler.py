@@ -47,7 +47,7 @@ def main() -> int:
     spec = ModelSpec(
         vocab_size=args.vocab_size, width=args.width, n_layers=args.n_layers, n_heads=args.width // 32,
         n_kv_heads=max(1, args.width // 64), head_width=32, mlp_width=args.width * 8 // 3,
-        rope_theta=10_000.0, norm_eps=1e-6, has_tied_head=False,
+        rope_theta=10_000.0, norm_eps=1e-6, has_tied_head=False, has_attention_bias=False,
     )  # fmt: skip
     params = initial_params(spec, jax.random.key(0))
     rows = []

@@ -27,13 +27,14 @@ class ModelSpec:
     rope_theta: float
     norm_eps: float
     has_tied_head: bool
+    has_attention_bias: bool  # on queries, keys and values, as Qwen2.5 has
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
     """One row: shape, a logical name per axis, and the spread of the initial values.
 
-    `init_std` None means ones (the scale of a norm).
+    `init_std` None means ones (the scale of a norm), 0 zeros (a bias).
     """
 
     shape: tuple[int, ...]
@@ -64,9 +65,23 @@ def parameter_table(spec: ModelSpec) -> dict[str, Parameter]:
         "layers/mlp/down": Parameter((L, F, D), ("layers", "mlp", "embed"), out_of_mlp),
         "final_norm": Parameter((D,), ("embed",), None),
     }
+    if spec.has_attention_bias:
+        for name, axis, n_heads in (("query", "heads", H), ("key", "kv_heads", G), ("value", "kv_heads", G)):
+            bias = Parameter((L, n_heads, K), ("layers", axis, "head_width"), 0.0)
+            table[f"layers/attention/{name}_bias"] = bias
     if not spec.has_tied_head:
         table["head"] = Parameter((D, V), ("embed", "vocab"), into)
     return table
+
+
+MODEL_PARTS = ("embedding", "attention", "mlp", "norms", "head")
+
+
+def model_part(path: tuple[str, ...]) -> str:
+    """Which of MODEL_PARTS a parameter belongs to; a table that is also the head counts as embedding."""
+    if path[-1] in ("norm", "final_norm"):
+        return "norms"
+    return next(part for part in MODEL_PARTS if part in path)
 
 
 def initial_params(spec: ModelSpec, key: jax.Array) -> Params:

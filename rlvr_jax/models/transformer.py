@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from rlvr_jax.models.attention import attention_over_part, grouped_query_attention, merged_attention
-from rlvr_jax.models.layers import linear, rms_norm, rotary_angles, rotate, swiglu
+from rlvr_jax.models.layers import biased, linear, logits, looked_up, rms_norm, rotary_angles, rotate, swiglu
 from rlvr_jax.models.spec import ModelSpec, Params
+from rlvr_jax.models.taps import Tapped
 
 
 class LayerCache(NamedTuple):
@@ -23,7 +24,7 @@ class LayerCache(NamedTuple):
 
 def cast_params(params: Params, compute_dtype: jnp.dtype) -> Params:
     """The weights in the dtype of the matmuls. Once per pass: inside a decode loop it would recur per token."""
-    return jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params)
+    return jax.tree.map(lambda leaf: leaf.astype(compute_dtype), params, is_leaf=lambda leaf: isinstance(leaf, Tapped))
 
 
 def layer_weights(params: Params, spec: ModelSpec) -> list[Params]:
@@ -31,8 +32,11 @@ def layer_weights(params: Params, spec: ModelSpec) -> list[Params]:
     return [jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"]) for i in range(spec.n_layers)]
 
 
-def hidden_states(params: Params, spec: ModelSpec, token_NT: jax.Array, *, use_remat: bool) -> jax.Array:
-    """The last layer's normalised states, [N, T, D], of right-padded sequences."""
+def hidden_states(params: Params, spec: ModelSpec, token_NT: jax.Array, *, use_remat: bool) -> tuple[jax.Array, Params]:
+    """The last layer's normalised states [N, T, D] of right-padded sequences, and the params to read logits with.
+
+    Those are the same ones, but for a tapped embedding that is also the head (models/taps.py).
+    """
     T = token_NT.shape[1]
     angles = rotary_angles(jnp.arange(T)[None], head_width=spec.head_width, theta=spec.rope_theta)
     is_visible_111TT = jnp.tril(jnp.ones((T, T), bool))[None, None, None]
@@ -43,8 +47,9 @@ def hidden_states(params: Params, spec: ModelSpec, token_NT: jax.Array, *, use_r
         return _finish_block(weights, spec, x_NTD, attended_NTHK), None
 
     block = jax.checkpoint(block) if use_remat else block
-    x_NTD, _ = jax.lax.scan(block, params["embedding"][token_NT], params["layers"])
-    return rms_norm(x_NTD, params["final_norm"], eps=spec.norm_eps)
+    x_NTD, embedding = looked_up(params["embedding"], token_NT, is_head=spec.has_tied_head)
+    x_NTD, _ = jax.lax.scan(block, x_NTD, params["layers"])
+    return rms_norm(x_NTD, params["final_norm"], eps=spec.norm_eps), params | {"embedding": embedding}
 
 
 def prefill(
@@ -117,8 +122,7 @@ def decode_step(
 
 def vocab_logits(params: Params, spec: ModelSpec, hidden: jax.Array) -> jax.Array:
     """f32[..., V] from states [..., D]."""
-    head_DV = params["embedding"].T if spec.has_tied_head else params["head"]
-    return jnp.einsum("...d,dv->...v", hidden, head_DV, preferred_element_type=jnp.float32)
+    return logits(hidden, params["embedding" if spec.has_tied_head else "head"], is_table=spec.has_tied_head)
 
 
 def _query_key_value(
@@ -126,9 +130,12 @@ def _query_key_value(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     attention = weights["attention"]
     x_NTD = rms_norm(x_NTD, attention["norm"], eps=spec.norm_eps)
-    query = rotate(linear(x_NTD, attention["query"]), *angles)
-    key = rotate(linear(x_NTD, attention["key"]), *angles)
-    return query, key, linear(x_NTD, attention["value"])
+    query, key, value = (linear(x_NTD, attention[name]) for name in ("query", "key", "value"))
+    if spec.has_attention_bias:
+        query, key, value = (
+            biased(x, attention[f"{name}_bias"]) for x, name in ((query, "query"), (key, "key"), (value, "value"))
+        )
+    return rotate(query, *angles), rotate(key, *angles), value
 
 
 def _finish_block(weights: Params, spec: ModelSpec, x_NTD: jax.Array, attended_NTHK: jax.Array) -> jax.Array:

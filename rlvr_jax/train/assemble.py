@@ -83,6 +83,7 @@ def model_spec(config: ModelConfig, *, vocab_size: int) -> ModelSpec:
         rope_theta=config.rope_theta,
         norm_eps=config.norm_eps,
         has_tied_head=config.has_tied_head,
+        has_attention_bias=config.has_attention_bias,
     )
 
 

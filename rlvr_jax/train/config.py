@@ -15,6 +15,7 @@ OBJECTIVES = ("clipped", "cispo")
 KL_PLACES = ("loss", "reward")
 TRUNCATED = ("train", "mask", "penalise")
 NONFINITE = ("stop", "skip")
+NOISE_METHODS = ("taps", "vmap")
 WANDB = ("off", "offline", "online")
 BUILTIN_MODEL = "builtin"
 
@@ -61,6 +62,7 @@ class ModelConfig:
     rope_theta: float = 100.0  # longest wavelength 2 pi theta positions; published models use 10^4 and more
     norm_eps: float = 1e-6
     has_tied_head: bool = False
+    has_attention_bias: bool = False  # of queries, keys and values
     compute_dtype: str = "float32"  # of the matmuls; master weights, loss and statistics stay float32
     use_remat: bool = False  # recompute each layer in the backward pass instead of keeping it
 
@@ -147,13 +149,19 @@ class OptimizerConfig:
 
 @dataclasses.dataclass
 class NoiseConfig:
-    """Gradient noise from per-group gradients (a pass of its own: it never changes the update)."""
+    """Gradient noise, from the gradients of groups and of their rollouts."""
 
     every_updates: int = 0  # 0: never
     naive_minibatches: int = 4  # K of gns/naive
     smoothing: float = 0.9  # weight of the past in the running averages of S and |G|^2
-    sketch_width: int = 4_096  # numbers kept per group gradient, for the intervals
-    chunk_prompts: int = 0  # groups differentiated at once, memory only; 0: up to 8
+    decompose: bool = True  # into prompt and rollout noise too; needs 4 rollouts per prompt
+    shares_backward: bool = True  # take the measured update's gradient from the measuring pass, where it can be;
+    # false: a pass of its own, and the update stays bit for bit the one without measuring
+    optimizer_metric: bool = False  # also of gradients divided by Adam's sqrt(v) + eps, as gns/adam
+    method: str = "taps"  # or "vmap": the reference, which holds n_rollouts whole gradients
+    sketch_width: int = 4_096  # numbers kept per gradient, for the intervals and for later evaluation
+    keep_sketches: bool = False  # write the sketch of every rollout's score to noise/*.npz
+    chunk_mib: int = 0  # of gradients formed at a time, memory and speed only; 0: fitting the device
 
 
 @dataclasses.dataclass

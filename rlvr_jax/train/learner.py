@@ -1,6 +1,7 @@
 """What a step does with the devices: draws rollouts, has them graded, updates the policy."""
 
 import logging
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,12 +17,24 @@ from rlvr_jax.train.collect import Collection, collected, prompts_of_step, sampl
 from rlvr_jax.train.config import TrainConfig
 from rlvr_jax.train.dynamic_sampling import effective_first
 from rlvr_jax.train.loss import Batch, is_trained_token
+from rlvr_jax.train.measure_noise import MeasuredArrays
+from rlvr_jax.train.perf import LapTimer
 from rlvr_jax.train.programs import Programs
 from rlvr_jax.train.state import NoiseAverages, TrainState
 
 log = logging.getLogger(__name__)
 
 Drawn = tuple[list[Problem], Rollouts]  # on the device, perhaps not there yet
+
+
+class Updated(NamedTuple):
+    """What the updates of a step came to."""
+
+    collection: Collection  # with the KL penalty of its rewards, if there is one
+    metrics: list[dict[str, jax.Array]]  # one dict of device scalars per update, not waited for
+    arrays: MeasuredArrays | None  # of the rollouts, where noise was measured
+    noise_s: float | None  # of a measurement in a pass of its own
+    is_measured: bool
 
 
 class RewardError(RuntimeError):
@@ -90,35 +103,39 @@ class Learner:
             )
         return collection
 
-    def update(self, collection: Collection, step: int) -> tuple[Collection, list[dict[str, jax.Array]]]:
-        """Dispatches all updates of a step.
-
-        Returns:
-            The collection with the KL penalty of its rewards, if there is one, and
-            one dict of device scalars per update, not waited for.
-        """
+    def update(self, collection: Collection, step: int) -> Updated:
+        """Dispatches all updates of a step. Waits only for a measurement of noise in a pass of its own."""
         config = self.config
         collection, batch = self._batch(collection)
-        noise, self.noise_before = {}, None
-        if is_noise_due(step, config):
+        noise, arrays, noise_s, self.noise_before = {}, None, None, None
+        train_step, is_measured = self.programs.train_step, is_noise_due(step, config)
+        if is_measured:
             self.noise_before = jax.device_get(self.state.noise)  # a copy: the step donates its state
-            averages, noise = self.programs.measure_noise(self.state.params, self.state.noise, batch)
-            self.state = self.state.replace(noise=averages)
+            if self.programs.measured_step is not None:
+                train_step = self.programs.measured_step
+            else:
+                timer = LapTimer()
+                averages, noise, arrays = jax.block_until_ready(
+                    self.programs.measure_noise(self.state, self._in_microbatches(batch))
+                )
+                noise_s = timer.lap_s()
+                self.state = self.state.replace(noise=averages)
         metrics = []
         for rows_P in minibatch_rows(config, step):
             minibatch = jax.tree.map(lambda leaf, rows_P=rows_P: leaf[rows_P], batch)
-            self.state, of_update = self.programs.train_step(
-                self.state,
-                in_microbatches(minibatch, self.parts.mesh, microbatch_prompts=config.microbatch_prompts),
-            )
+            self.state, of_update, of_rollouts = train_step(self.state, self._in_microbatches(minibatch))
+            arrays = of_rollouts or arrays
             metrics.append(of_update | noise)
             noise = {}
-        return collection, metrics
+        return Updated(collection, metrics, arrays, noise_s, is_measured)
+
+    def _in_microbatches(self, batch: Batch) -> Batch:
+        return in_microbatches(batch, self.parts.mesh, microbatch_prompts=self.config.microbatch_prompts)
 
     def _batch(self, collection: Collection) -> tuple[Collection, Batch]:
-        algo, mesh = self.config.algo, self.parts.mesh
+        algo = self.config.algo
         batch = batch_without_advantages(collection)
-        placed = in_microbatches(batch, mesh, microbatch_prompts=self.config.microbatch_prompts)
+        placed = self._in_microbatches(batch)
 
         def logprobs(params: Params) -> np.ndarray:
             logprob_MNRT = np.asarray(self.programs.logprob_pass(params, placed))

@@ -22,6 +22,7 @@ from rlvr_jax.train.sinks import Sink, append_whole
 log = logging.getLogger(__name__)
 
 METRICS_FILE, EVALS_FILE, ROLLOUTS_FILE, RUN_FILE = "metrics.jsonl", "evals.jsonl", "rollouts.jsonl.gz", "run.json"
+NOISE_FOLDER = "noise"
 
 
 class RunLog:
@@ -35,6 +36,7 @@ class RunLog:
         for name in (METRICS_FILE, EVALS_FILE):
             cut_rows(folder / name, last_update=last_update)
         self._guarded(ROLLOUTS_FILE, lambda: cut_rows(folder / ROLLOUTS_FILE, last_update=last_update))
+        self._guarded(NOISE_FOLDER, lambda: cut_noise(folder / NOISE_FOLDER, last_update=last_update))
         self._metrics = (folder / METRICS_FILE).open("a", encoding="utf-8")
         self._evals = (folder / EVALS_FILE).open("a", encoding="utf-8")
         with contextlib.suppress(OSError):  # some network file systems cannot
@@ -67,6 +69,10 @@ class RunLog:
         finite = values[np.isfinite(values)]
         if finite.size:
             self._show(lambda sink: sink.histogram(name, finite, update=update))
+
+    def noise(self, arrays: dict[str, np.ndarray], *, update: int) -> None:
+        """What a measured update knows of each rollout, as noise/update_N.npz."""
+        self._guarded(NOISE_FOLDER, lambda: save_arrays(self.folder / NOISE_FOLDER / f"update_{update}.npz", arrays))
 
     def hparams(self, settings: Row, metrics: dict[str, float], *, update: int) -> None:
         """The point's settings with its final numbers, by which sinks compare points."""
@@ -125,6 +131,22 @@ def cut_rows(path: Path, *, last_update: int) -> None:
     with opener(partial, "wt", encoding="utf-8") as out:
         for row in kept:
             out.write(_line(row))
+    _replace(path, partial)
+
+
+def cut_noise(folder: Path, *, last_update: int) -> None:
+    """Deletes the arrays of updates after `last_update`."""
+    for path in folder.glob("update_*.npz"):
+        if int(path.stem.removeprefix("update_")) > last_update:
+            path.unlink()
+
+
+def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """A .npz file, and its folder; a reader sees the whole file or none."""
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
     _replace(path, partial)
 
 

@@ -81,11 +81,22 @@ class LossTerms(NamedTuple):
     maxima: dict[str, jax.Array]
 
 
+LossOfLogprobs = Callable[[jax.Array, jax.Array, Batch], tuple[jax.Array, LossTerms]]
 Loss = Callable[[Params, Batch], tuple[jax.Array, LossTerms]]
 
 
 def build_loss(rollout_logprobs: RolloutLogprobs, algo: AlgoConfig, *, max_new_tokens: int) -> Loss:
-    """Returns `loss(params, batch) -> (loss_sum, terms)`; terms.sums["weight"] is what to divide by.
+    """Returns `loss(params, batch) -> (loss_sum, terms)`, which is `build_loss_of_logprobs` of the policy's."""
+    loss_of_logprobs = build_loss_of_logprobs(algo, max_new_tokens=max_new_tokens)
+
+    def loss(params: Params, batch: Batch) -> tuple[jax.Array, LossTerms]:
+        return loss_of_logprobs(*rollout_logprobs(params, batch), batch)
+
+    return loss
+
+
+def build_loss_of_logprobs(algo: AlgoConfig, *, max_new_tokens: int) -> LossOfLogprobs:
+    """Returns `loss(logprob_PRT, entropy_PRT, batch) -> (loss_sum, terms)`; terms.sums["weight"] is what to divide by.
 
     loss = policy loss * importance weight + kl_coef * KL - entropy_coef * entropy     per token
     """
@@ -96,9 +107,8 @@ def build_loss(rollout_logprobs: RolloutLogprobs, algo: AlgoConfig, *, max_new_t
             return cispo_loss(policy_NT, ratio_NT, advantage_N, **clip)
         return clipped_policy_loss(ratio_NT, advantage_N, dual_clip=algo.dual_clip, **clip)
 
-    def loss(params: Params, batch: Batch) -> tuple[jax.Array, LossTerms]:
+    def loss(logprob_PRT: jax.Array, entropy_PRT: jax.Array, batch: Batch) -> tuple[jax.Array, LossTerms]:
         P, R, T = batch.completion_PRT.shape
-        logprob_PRT, entropy_PRT = rollout_logprobs(params, batch)
         old_PRT = jax.lax.stop_gradient(logprob_PRT) if batch.old_logprob_PRT is None else batch.old_logprob_PRT
         is_trained_NT = is_trained_token(batch).reshape(P * R, T)
         # places that are not trained hold anything: made 0 before anything is computed from them

@@ -36,9 +36,9 @@ def adamw(
 ) -> optax.GradientTransformation:
     """AdamW (arXiv:1711.05101) on gradients clipped to a global norm; clip_norm 0 leaves them alone.
 
-    Norm scales do not decay: pulling them to 0 would shrink the signal, not the weights.
+    Norm scales and biases do not decay: pulling a scale to 0 would shrink the signal, not the weights.
     """
-    is_decayed = {path: row.init_std is not None for path, row in parameter_table(spec).items()}
+    is_decayed = {path: bool(row.init_std) for path, row in parameter_table(spec).items()}
     mask = flax.traverse_util.unflatten_dict(is_decayed, sep="/")
     adam = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
     return optax.chain(optax.clip_by_global_norm(clip_norm), adam) if clip_norm > 0 else adam

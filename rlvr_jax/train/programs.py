@@ -7,13 +7,15 @@ import jax
 import optax
 
 from rlvr_jax.models.spec import Params
+from rlvr_jax.noise.decompose import MIN_ROLLOUTS
 from rlvr_jax.sampling.rollout import Sampler, build_sampler
 from rlvr_jax.train.assemble import Parts
 from rlvr_jax.train.batch import Advantages, build_advantages
 from rlvr_jax.train.config import TrainConfig
 from rlvr_jax.train.evaluate import Evaluator, build_evaluator
-from rlvr_jax.train.loss import Batch, build_loss, build_rollout_logprobs
-from rlvr_jax.train.measure_noise import NoiseMeasurement, build_group_loss, build_noise_measurement
+from rlvr_jax.train.loss import Batch, RolloutLogprobs, build_loss, build_loss_of_logprobs, build_rollout_logprobs
+from rlvr_jax.train.measure_noise import Measuring, NoiseMeasurement, build_measuring, build_noise_measurement
+from rlvr_jax.train.noise_pass import build_noise_pass, can_share_backward
 from rlvr_jax.train.optimizer import adamw, learning_rate
 from rlvr_jax.train.step import TrainStep, build_logprob_pass, build_train_step
 
@@ -25,14 +27,15 @@ class Programs(NamedTuple):
     advantages: Advantages
     train_step: TrainStep
     logprob_pass: Callable[[Params, Batch], jax.Array]
-    measure_noise: NoiseMeasurement | None
+    measured_step: TrainStep | None  # an update that measures the noise too, where one pass can do both
+    measure_noise: NoiseMeasurement | None  # a pass of its own, where it cannot
     evaluate: Evaluator
     optimizer: optax.GradientTransformation
 
 
 def build_programs(config: TrainConfig, parts: Parts) -> Programs:
     """The programs of one config."""
-    algo, opt, noise = config.algo, config.optimizer, config.noise
+    algo, opt = config.algo, config.optimizer
     rollout_logprobs = build_rollout_logprobs(
         parts.spec,
         temperature=config.sampling.temperature,
@@ -55,18 +58,15 @@ def build_programs(config: TrainConfig, parts: Parts) -> Programs:
         weight_decay=opt.weight_decay,
         clip_norm=opt.clip_norm,
     )
-    measure_noise = None
-    if noise.every_updates > 0:
-        measure_noise = build_noise_measurement(
-            build_group_loss(rollout_logprobs, algo),
-            parts.mesh,
-            n_prompts=config.batch.n_prompts,
-            n_rollouts=config.batch.n_rollouts,
-            naive_minibatches=noise.naive_minibatches,
-            sketch_width=noise.sketch_width,
-            smoothing=noise.smoothing,
-            chunk_prompts=noise.chunk_prompts,
-        )
+    update = {"clip_norm": opt.clip_norm, "freezes": opt.nonfinite == "stop"}
+    train_step = build_train_step(loss, optimizer, schedule, parts.mesh, **update, measuring=None)
+    measured_step = measure_noise = None
+    if config.noise.every_updates > 0:
+        measuring = noise_measuring(config, parts, rollout_logprobs)
+        if shares_backward(config):
+            measured_step = build_train_step(loss, optimizer, schedule, parts.mesh, **update, measuring=measuring)
+        else:
+            measure_noise = build_noise_measurement(measuring, parts.mesh)
     return Programs(
         sample=build_sampler(
             parts.spec,
@@ -79,11 +79,43 @@ def build_programs(config: TrainConfig, parts: Parts) -> Programs:
             compute_dtype=parts.compute_dtype,
         ),
         advantages=build_advantages(algo),
-        train_step=build_train_step(
-            loss, optimizer, schedule, parts.mesh, clip_norm=opt.clip_norm, freezes=opt.nonfinite == "stop"
-        ),
+        train_step=train_step,
         logprob_pass=build_logprob_pass(rollout_logprobs),
+        measured_step=measured_step,
         measure_noise=measure_noise,
         evaluate=build_evaluator(config.eval, parts, config.sampling),
         optimizer=optimizer,
+    )
+
+
+def noise_measuring(config: TrainConfig, parts: Parts, rollout_logprobs: RolloutLogprobs) -> Measuring:
+    """The measuring pass of one config, to be traced into an update or a program of its own."""
+    algo, noise = config.algo, config.noise
+    return build_measuring(
+        build_noise_pass(
+            rollout_logprobs,
+            build_loss_of_logprobs(algo, max_new_tokens=config.sampling.max_new_tokens),
+            algo,
+            noise,
+            n_rollouts=config.batch.n_rollouts,
+            n_shards=parts.mesh.shape["data"],
+            decomposes=decomposes(config),
+            shares_backward=shares_backward(config),
+        ),
+        noise,
+        config.optimizer,
+        n_prompts=config.batch.n_prompts,
+        n_rollouts=config.batch.n_rollouts,
+    )
+
+
+def decomposes(config: TrainConfig) -> bool:
+    """Whether the noise is split into that of prompts and of rollouts."""
+    return config.noise.decompose and config.batch.n_rollouts >= MIN_ROLLOUTS
+
+
+def shares_backward(config: TrainConfig) -> bool:
+    """Whether a measured update's gradient comes from the measuring pass."""
+    return config.noise.shares_backward and can_share_backward(
+        config.algo, updates_per_step=config.updates_per_step, decomposes=decomposes(config)
     )

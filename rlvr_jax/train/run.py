@@ -18,8 +18,9 @@ from rlvr_jax.train.batch_plan import is_due, plan_warnings
 from rlvr_jax.train.checkpoint import Checkpoints
 from rlvr_jax.train.collect import Collection
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields
-from rlvr_jax.train.learner import Drawn, Learner, RewardError
+from rlvr_jax.train.learner import Drawn, Learner, RewardError, Updated
 from rlvr_jax.train.log import EVALS_FILE, RunLog
+from rlvr_jax.train.measure_noise import MeasuredArrays, measured_rollouts
 from rlvr_jax.train.perf import LapTimer, step_metrics
 from rlvr_jax.train.placement import replicated
 from rlvr_jax.train.programs import build_programs
@@ -133,6 +134,7 @@ class _Run:
         )
         self.best_accuracy = max((row[self._target_name] for row in evals), default=-math.inf)
         self.longest_step_s = 0.0
+        self.plain_train_s = math.nan
         self.longest_evaluation_s = max((row["perf/eval_s"] for row in evals), default=0.0)
         if earlier is not None and restored:
             warn_if_machine_changed(earlier)
@@ -174,12 +176,14 @@ class _Run:
             started_s = time.monotonic()
             collection = self._collected(drawn)
             reward_s = timer.lap_s()
-            collection, dispatched = self.learner.update(collection, step)
+            updated = self.learner.update(collection, step)
+            collection = updated.collection
             self.counters = self._counters_after(collection)
             # the device draws the next rollouts while the host fetches and writes these
             drawn = self.learner.draw(self.counters.prompts) if overlaps and self.counters.step < n_steps else None
-            fetched = jax.device_get(dispatched)
+            fetched, arrays = jax.device_get((updated.metrics, updated.arrays))
             train_s, compile_s = timer.lap_s(), timer.compile_s()
+            noise = self._noise_cost(updated, train_s)
             perf = step_metrics(
                 self.parts.plan,
                 sample_s=sample_s,
@@ -190,8 +194,9 @@ class _Run:
             )
             seconds = before.seconds + sample_s + reward_s + train_s + compile_s
             self.counters = self.counters._replace(seconds=seconds)
-            self._write_rows(before, fetched, reward_metrics(collection) | perf)
+            self._write_rows(before, fetched, reward_metrics(collection) | perf | noise)
             self._write_samples(collection, step)
+            self._write_noise(collection, arrays)
             progress.update(self.counters.update, config.n_updates, f"reward {_mean_reward(collection):.3f}")
             drawn = self._drawn(drawn)
             sample_s = timer.lap_s()
@@ -289,6 +294,26 @@ class _Run:
             f"update {update} was not finite ({what}) and was not applied; {saved}. A run keeps its settings: start "
             f"another with --runs=DIR and less than optimizer.peak_lr={self.config.optimizer.peak_lr}"
         )
+
+    def _noise_cost(self, updated: Updated, train_s: float) -> dict[str, float]:
+        """perf/noise_s of a measured step: of its own pass, else what it took beyond the last step without one."""
+        if not updated.is_measured:
+            self.plain_train_s = train_s
+            return {}
+        shared_s = max(0.0, train_s - self.plain_train_s)  # NaN before there is such a step
+        return {"perf/noise_s": shared_s if updated.noise_s is None else updated.noise_s}
+
+    def _write_noise(self, collection: Collection, arrays: MeasuredArrays | None) -> None:
+        """Names rollouts whose gradient is not finite, and writes the sketches if they are kept."""
+        if arrays is None:
+            return
+        for p, r in np.argwhere(~arrays.is_finite_PR):
+            log.warning(
+                "update %d: the gradient of rollout %d of prompt %r is not finite; this noise measurement has no value",
+                *(self.counters.update, r, collection.problems[p].prompt[:80]),
+            )
+        if arrays.sketch_PRW is not None:
+            self.log.noise(measured_rollouts(collection, arrays), update=self.counters.update)
 
     def _write_samples(self, collection: Collection, step: int) -> None:
         config = self.config.log

@@ -10,10 +10,14 @@ from rlvr_jax.models.spec import Params
 
 @flax.struct.dataclass
 class NoiseAverages:
-    """Exponential averages of S and |G|^2, started at 0; their common bias cancels in the ratio."""
+    """Exponential averages, started at 0, so biased by the factor `weight`; it cancels in ratios. f32 scalars."""
 
-    trace_cov: jax.Array  # f32, of one group's gradient
-    grad_sq: jax.Array  # f32
+    weight: jax.Array  # the same average of 1
+    trace_cov: jax.Array  # S, of one group's gradient
+    grad_sq: jax.Array  # |G|^2
+    v_prompt: jax.Array
+    zeta1: jax.Array
+    zeta2: jax.Array
 
 
 @flax.struct.dataclass
@@ -36,5 +40,5 @@ def initial_state(params: Params, optimizer: optax.GradientTransformation) -> Tr
         n_skipped_in_a_row=jnp.zeros((), jnp.int32),
         params=jax.tree.map(jnp.copy, params),
         opt_state=optimizer.init(params),
-        noise=NoiseAverages(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)),
+        noise=NoiseAverages(*(jnp.zeros((), jnp.float32) for _ in range(6))),
     )

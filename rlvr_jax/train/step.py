@@ -1,6 +1,7 @@
 """One optimiser update, jitted: micro-batches by scan, one division, one AdamW step."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +9,13 @@ import optax
 from jax.sharding import Mesh
 
 from rlvr_jax.models.spec import Params
-from rlvr_jax.train.loss import Batch, Loss, RolloutLogprobs
+from rlvr_jax.train.loss import Batch, Loss, LossTerms, RolloutLogprobs
+from rlvr_jax.train.measure_noise import MeasuredArrays, Measuring, joined_microbatches
 from rlvr_jax.train.placement import replicated
 from rlvr_jax.train.state import TrainState
 
 Metrics = dict[str, jax.Array]
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics, MeasuredArrays | None]]
 
 
 def build_train_step(
@@ -24,8 +26,12 @@ def build_train_step(
     *,
     clip_norm: float,
     freezes: bool,
+    measuring: Measuring | None,
 ) -> TrainStep:
-    """Returns jitted `step(state, batch) -> (state, metrics)`; batch leaves are [M, n, ...].
+    """Returns jitted `step(state, batch) -> (state, metrics, arrays)`; batch leaves are [M, n, ...].
+
+    With `measuring` the gradient comes from its pass, which is that of `loss_fn` up to rounding, and metrics
+    and arrays say how noisy it was; else arrays is None.
 
     An update whose loss or gradient is not finite is not applied. With `freezes` no later one is
     either, so that a run stops there with everything before it intact. A batch without a trained
@@ -33,21 +39,29 @@ def build_train_step(
     """
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        def add_microbatch(totals, microbatch):
-            grad_sum, sums, maxima = totals
-            (_, terms), grads = grad_fn(state.params, microbatch)
-            return (
-                jax.tree.map(jnp.add, grad_sum, grads),
-                jax.tree.map(jnp.add, sums, terms.sums),
-                jax.tree.map(jnp.maximum, maxima, terms.maxima),
-            ), None
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics, MeasuredArrays | None]:
+        metric = measuring.metric(state) if measuring else None
 
-        first = jax.tree.map(lambda leaf: leaf[0], batch)
-        zero_grads = jax.tree.map(jnp.zeros_like, state.params)
-        terms = jax.eval_shape(loss_fn, state.params, first)[1]
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (terms.sums, terms.maxima))
-        (grad_sum, sums, maxima), _ = jax.lax.scan(add_microbatch, (zero_grads, *zeros), batch)
+        def gradients(microbatch: Batch) -> tuple[Params, LossTerms, Any, Any]:
+            """(gradient of the loss sum, its terms, and what is measured: sums, and a reading of each prompt)."""
+            if measuring:
+                return measuring.noise_pass(state.params, microbatch, metric)
+            (_, terms), grads = grad_fn(state.params, microbatch)
+            return grads, terms, None, None
+
+        def add_microbatch(totals, microbatch):
+            added, maxima = totals
+            grads, terms, noise_sums, reading = gradients(microbatch)
+            return (
+                jax.tree.map(jnp.add, added, (grads, terms.sums, noise_sums)),
+                jax.tree.map(jnp.maximum, maxima, terms.maxima),
+            ), reading
+
+        grads, terms, noise_sums, _ = jax.eval_shape(gradients, jax.tree.map(lambda leaf: leaf[0], batch))
+        zeros = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), ((grads, terms.sums, noise_sums), terms.maxima)
+        )
+        ((grad_sum, sums, noise_sums), maxima), reading = jax.lax.scan(add_microbatch, zeros, batch)
         weight = jnp.where(sums["weight"] > 0, sums["weight"], 1.0)
         grads = jax.tree.map(lambda g: g / weight, grad_sum)  # the only division
 
@@ -84,7 +98,12 @@ def build_train_step(
             params=chosen(optax.apply_updates(state.params, updates), state.params),
             opt_state=chosen(opt_state, state.opt_state),
         )
-        return new_state, metrics
+        if measuring is None:
+            return new_state, metrics, None
+        averages, noise, arrays = measuring.estimate(
+            state, noise_sums, joined_microbatches(reading), joined_microbatches(batch)
+        )
+        return new_state.replace(noise=averages), metrics | noise, arrays
 
     return jax.jit(train_step, donate_argnames="state", out_shardings=replicated(mesh))
 

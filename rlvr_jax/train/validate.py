@@ -8,6 +8,7 @@ from typing import Any
 
 from rlvr_jax.train.config import (
     BUILTIN_MODEL,
+    NOISE_METHODS,
     NONFINITE,
     SCHEDULES,
     TASKS,
@@ -73,15 +74,15 @@ _AT_LEAST = {
     0: """seed task.operand_min warmstart.seed batch.minibatch_prompts batch.microbatch_prompts
         sampling.max_prompt_tokens algo.clip_low algo.clip_high algo.kl_coef algo.std_eps
         optimizer.warmup_updates optimizer.decay_updates optimizer.weight_decay optimizer.clip_norm
-        noise.every_updates noise.chunk_prompts eval.every_updates eval.seed checkpoint.keep_best
+        noise.every_updates noise.chunk_mib eval.every_updates eval.seed checkpoint.keep_best
         checkpoint.every_updates log.rollouts_every_updates placement.data warmstart.warmup_updates
         warmstart.n_correct_updates algo.dual_clip algo.entropy_coef algo.importance_cap algo.truncated_penalty
         algo.overlong_buffer_tokens algo.overlong_penalty""",
     1: """n_updates model.width model.n_layers model.n_heads model.n_kv_heads model.mlp_width
         warmstart.n_updates warmstart.batch_size batch.n_prompts batch.n_rollouts batch.epochs_per_buffer
-        sampling.max_new_tokens noise.sketch_width eval.n_problems eval.n_samples checkpoint.keep_newest
+        sampling.max_new_tokens eval.n_problems eval.n_samples checkpoint.keep_newest
         log.rollouts_n_prompts sampling.max_rounds optimizer.max_skipped_in_a_row task.reward_workers""",
-    2: "noise.naive_minibatches sampling.bucket_tokens",
+    2: "noise.naive_minibatches noise.sketch_width sampling.bucket_tokens",
 }
 _ABOVE_ZERO = """sampling.temperature eval.temperature optimizer.peak_lr optimizer.eps warmstart.peak_lr
     model.rope_theta model.norm_eps task.reward_limit_s"""
@@ -135,6 +136,7 @@ def _choice_problems(config: TrainConfig) -> list[str]:
     choices = {
         "task.name": (config.task.name, TASKS),
         "optimizer.schedule": (config.optimizer.schedule, SCHEDULES),
+        "noise.method": (config.noise.method, NOISE_METHODS),
         "optimizer.nonfinite": (config.optimizer.nonfinite, NONFINITE),
         "model.compute_dtype": (config.model.compute_dtype, ("float32", "bfloat16")),
         "eval.target_metric": (config.eval.target_metric, ("pass@1", "greedy")),

@@ -9,7 +9,7 @@ from rlvr_jax.models.spec import ModelSpec, initial_params, parameter_count, par
 
 SPEC = ModelSpec(
     vocab_size=11, width=8, n_layers=3, n_heads=4, n_kv_heads=2, head_width=2, mlp_width=12,
-    rope_theta=100.0, norm_eps=1e-6, has_tied_head=False,
+    rope_theta=100.0, norm_eps=1e-6, has_tied_head=False, has_attention_bias=False,
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from rlvr_jax.models.spec import ModelSpec, initial_params
 
 SPEC = ModelSpec(
     vocab_size=13, width=12, n_layers=2, n_heads=6, n_kv_heads=2, head_width=2, mlp_width=20,
-    rope_theta=50.0, norm_eps=1e-6, has_tied_head=False,
+    rope_theta=50.0, norm_eps=1e-6, has_tied_head=False, has_attention_bias=False,
 )  # fmt: skip
 TIED = ModelSpec(**(SPEC.__dict__ | {"has_tied_head": True}))
 

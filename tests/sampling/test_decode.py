@@ -19,7 +19,7 @@ from rlvr_jax.train.perf import compile_count
 
 SPEC = ModelSpec(
     vocab_size=12, width=16, n_layers=2, n_heads=4, n_kv_heads=2, head_width=4, mlp_width=24,
-    rope_theta=50.0, norm_eps=1e-6, has_tied_head=False,
+    rope_theta=50.0, norm_eps=1e-6, has_tied_head=False, has_attention_bias=False,
 )  # fmt: skip
 PARAMS = initial_params(SPEC, jax.random.key(5))
 PROMPT_PS = jnp.array([[1, 4, 7, 5], [1, 3, 0, 0], [1, 9, 9, 0]])  # 0 pads

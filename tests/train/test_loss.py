@@ -18,7 +18,7 @@ from rlvr_jax.train.loss import build_loss, build_rollout_logprobs, is_trained_t
 
 SPEC = ModelSpec(
     vocab_size=9, width=8, n_layers=2, n_heads=2, n_kv_heads=1, head_width=4, mlp_width=12,
-    rope_theta=50.0, norm_eps=1e-6, has_tied_head=False,
+    rope_theta=50.0, norm_eps=1e-6, has_tied_head=False, has_attention_bias=False,
 )  # fmt: skip
 P, R, S, T, MAX_NEW_TOKENS = 6, 3, 3, 3, 5  # five tokens were allowed, the longest rollout took three
 TEMPERATURE = 0.8

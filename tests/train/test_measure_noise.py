@@ -20,7 +20,7 @@ from rlvr_jax.train.state import NoiseAverages
 
 SPEC = ModelSpec(
     vocab_size=9, width=8, n_layers=1, n_heads=2, n_kv_heads=1, head_width=4, mlp_width=12,
-    rope_theta=50.0, norm_eps=1e-6, has_tied_head=False,
+    rope_theta=50.0, norm_eps=1e-6, has_tied_head=False, has_attention_bias=False,
 )  # fmt: skip
 P, R, T = 8, 4, 3
 PARAMS = initial_params(SPEC, jax.random.key(2))

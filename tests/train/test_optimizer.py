@@ -8,7 +8,7 @@ from rlvr_jax.train.optimizer import adamw, learning_rate
 
 SPEC = ModelSpec(
     vocab_size=5, width=4, n_layers=1, n_heads=1, n_kv_heads=1, head_width=4, mlp_width=6,
-    rope_theta=10.0, norm_eps=1e-6, has_tied_head=False,
+    rope_theta=10.0, norm_eps=1e-6, has_tied_head=False, has_attention_bias=False,
 )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from rlvr_jax.train.step import build_logprob_pass, build_train_step
 # so small that a gradient by finite differences of every parameter takes a second
 SPEC = ModelSpec(
     vocab_size=5, width=4, n_layers=1, n_heads=2, n_kv_heads=1, head_width=2, mlp_width=3,
-    rope_theta=50.0, norm_eps=1e-6, has_tied_head=False,
+    rope_theta=50.0, norm_eps=1e-6, has_tied_head=False, has_attention_bias=False,
 )  # fmt: skip
 PARAMS = initial_params(SPEC, jax.random.key(2))
 TEMPERATURE, MAX_NEW_TOKENS = 0.8, 4
