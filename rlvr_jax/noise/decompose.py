@@ -300,7 +300,7 @@ def _r_star_interval(
 ) -> tuple[Interval, jax.Array]:
     """R* and its interval on the scale of log(R* - 1), which is far closer to normal; and whether it is resolved."""
     excess, left_out_excess_P = best_rollouts(*point_4[1:]) - 1, best_rollouts(*left_out_P4[:, 1:].T) - 1
-    is_resolved = (excess > 0) & ((left_out_excess_P > 0) | ~is_counted_P).all()  # false where NaN
+    is_resolved = (excess > 0) & (left_out_excess_P > 0).all()  # false where NaN
 
     def safe_log(x: jax.Array) -> jax.Array:
         return jnp.log(jnp.where(is_resolved, x, 1.0))

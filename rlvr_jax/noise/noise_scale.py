@@ -56,8 +56,9 @@ def noise_scale(
     chex.assert_type([sq_norm_P, sum_sq_norm, dot_sum_P, is_counted_P], [jnp.float32] * 3 + [bool])
     trace_cov, grad_sq = batch_moments(sq_norm_P, sum_sq_norm, dot_sum_P, is_counted_P)
     left_out_cov_P, left_out_sq_P = left_out_moments(sq_norm_P, sum_sq_norm, dot_sum_P, is_counted_P)
-    is_left_out_positive_P = (left_out_cov_P > 0) & (left_out_sq_P > 0)  # false where NaN, as with n < 3
-    is_resolved = (trace_cov > 0) & (grad_sq > 0) & (is_left_out_positive_P | ~is_counted_P).all()
+    # comparisons with NaN are false, as with n < 3; without a prompt that does not count, nothing changes
+    is_left_out_positive = (left_out_cov_P > 0).all() & (left_out_sq_P > 0).all()
+    is_resolved = (trace_cov > 0) & (grad_sq > 0) & is_left_out_positive
 
     def safe_log(x: jax.Array) -> jax.Array:
         return jnp.log(jnp.where(is_resolved, x, 1.0))

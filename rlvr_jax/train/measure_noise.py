@@ -15,6 +15,7 @@ from rlvr_jax.train.config import NoiseConfig, OptimizerConfig
 from rlvr_jax.train.loss import Batch
 from rlvr_jax.train.noise_estimates import (
     NoiseMetrics,
+    centred_rewards,
     is_finite_rollout,
     new_averages,
     noise_estimates,
@@ -68,14 +69,21 @@ def build_measuring(
     def estimate(
         state: TrainState, sums: GradientSums, reading: Reading, batch: Batch
     ) -> tuple[NoiseAverages, NoiseMetrics, MeasuredArrays]:
-        found = noise_estimates(reading, sums, metric(state), batch, naive_minibatches=noise.naive_minibatches)
+        found = noise_estimates(
+            reading,
+            sums,
+            metric(state),
+            reward_PR=centred_rewards(batch),
+            is_kept_PR=batch.is_kept_PR,
+            naive_minibatches=noise.naive_minibatches,
+        )
         averages = new_averages(state.noise, found, smoothing=noise.smoothing)
         metrics = noise_metrics(found, averages, n_prompts=n_prompts, n_rollouts=n_rollouts)
         gram_PRR = sum(reading.gram.values()) if reading.gram is not None else None
         return (
             averages,
             metrics,
-            MeasuredArrays(is_finite_rollout(reading, batch), reading.rollout_sketch_PRW, gram_PRR),
+            MeasuredArrays(is_finite_rollout(reading, batch.is_kept_PR), reading.rollout_sketch_PRW, gram_PRR),
         )
 
     return Measuring(noise_pass, metric, estimate)

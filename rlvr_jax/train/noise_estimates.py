@@ -30,21 +30,29 @@ class NoiseEstimates:
 
 
 def noise_estimates(
-    reading: Reading, sums: GradientSums, metric: Params | None, batch: Batch, *, naive_minibatches: int
+    reading: Reading,
+    sums: GradientSums,
+    metric: Params | None,
+    *,
+    reward_PR: jax.Array,
+    is_kept_PR: jax.Array,
+    naive_minibatches: int,
 ) -> NoiseEstimates:
     """Estimates from one batch [P, ...]; norms of sums are exact, inner products of groups are from sketches.
 
     Args:
+        metric: what gradients are multiplied with for `adam`, or None.
+        reward_PR: f32, up to a constant per prompt; anything where not kept.
         naive_minibatches: K of the naive estimate, which divides P; 0 leaves it NaN.
     """
-    n_kept_P, n_rollouts = batch.is_kept_PR.sum(axis=1), batch.is_kept_PR.shape[1]
+    n_kept_P, n_rollouts = is_kept_PR.sum(axis=1), is_kept_PR.shape[1]
     is_counted_P = n_kept_P >= min(2, n_rollouts)  # one kept rollout of several has no leave-one-out gradient
     loss_sq = sq_norms_by_part(sums.loss)
     split = None
     if reading.gram is not None:
         policy_sq = sq_norms_by_part(sums.policy) if sums.policy is not None else loss_sq
         split = decomposition(
-            group_moments(_total(reading.gram), _centred_rewards(batch), batch.is_kept_PR),
+            group_moments(_total(reading.gram), reward_PR, is_kept_PR),
             *group_statistics(reading.policy or reading.loss, policy_sq),
             is_counted_P,
         )
@@ -58,7 +66,7 @@ def noise_estimates(
         adam=adam,
         split=split,
         naive_rollouts=_naive(reading.loss, n_rollouts, naive_minibatches),
-        n_nonfinite_rollouts=jnp.sum(~is_finite_rollout(reading, batch)),
+        n_nonfinite_rollouts=jnp.sum(~is_finite_rollout(reading, is_kept_PR)),
     )
 
 
@@ -72,15 +80,15 @@ def group_statistics(
     return sq_norm_P, sum_sq_norm, jnp.einsum("pw,w->p", sketch_PW, sketch_PW.sum(axis=0), precision="highest")
 
 
-def is_finite_rollout(reading: Reading, batch: Batch) -> jax.Array:
+def is_finite_rollout(reading: Reading, is_kept_PR: jax.Array) -> jax.Array:
     """bool[P, R], false where a kept rollout has a gradient that is not finite, as far as the pass looked.
 
     Without a pass over scores only groups were seen: all their rollouts are then false.
     """
     if reading.gram is None:
-        return jnp.isfinite(_total(reading.loss.sq_norm))[:, None] | ~batch.is_kept_PR
+        return jnp.isfinite(_total(reading.loss.sq_norm))[:, None] | ~is_kept_PR
     diagonal_PR = jnp.diagonal(_total(reading.gram), axis1=1, axis2=2)
-    return jnp.isfinite(diagonal_PR) | ~batch.is_kept_PR
+    return jnp.isfinite(diagonal_PR) | ~is_kept_PR
 
 
 def sq_norms_by_part(tree: Params) -> ByPart:
@@ -184,7 +192,7 @@ def _naive(groups: GroupReading, n_rollouts: int, naive_minibatches: int) -> jax
     )
 
 
-def _centred_rewards(batch: Batch) -> jax.Array:
+def centred_rewards(batch: Batch) -> jax.Array:
     """Rewards less their group's mean: from (r - mean of the others) = R/(R-1) (r - mean)."""
     n_kept_P = batch.is_kept_PR.sum(axis=1).astype(jnp.float32)
     return batch.loo_advantage_PR * (1 - 1 / jnp.maximum(n_kept_P, 1.0))[:, None]

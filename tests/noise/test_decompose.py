@@ -506,7 +506,7 @@ def test_critical_rollouts_by_hand_and_where_there_are_none():
         (-1.0, -1.0, 5.0): NAN,  # rollout noise turns negative as R grows
         (0.0, 0.0, 0.0): NAN,
         (1.0, 0.0, -1.0): NAN,  # never above 0
-        (9.0, 1.0, -3.0): NAN,
+        (1.0, 0.01, 0.01): NAN,  # both roots below 1
         (NAN, 1.0, 5.0): NAN,
     }
     got = critical_rollouts(*(jnp.array(column, jnp.float32) for column in zip(*cases, strict=True)))

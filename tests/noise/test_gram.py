@@ -82,6 +82,10 @@ def test_a_group_with_one_rollout_is_zero_whatever_its_reward():
 def test_equal_rewards_are_exactly_zero():
     np.testing.assert_array_equal(weights(np.full((2, 8), 0.1)), np.zeros((2, 8)))
     np.testing.assert_array_equal(weights(np.full((8, 1), 0.1)), np.zeros((8, 1)))
+    among_others = np.full((2, 10), 0.1)
+    among_others[:, 8:] = [[7, -7], [NAN, 7]]
+    is_kept_PR = np.broadcast_to(np.arange(10) < 8, (2, 10))
+    np.testing.assert_array_equal(weights(among_others, is_kept_PR), np.zeros((2, 10)))
 
 
 def test_a_kept_nan_reward_shows_in_its_group_only():

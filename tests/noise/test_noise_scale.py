@@ -165,6 +165,13 @@ def test_all_gradients_zero_are_unresolved():
     assert np.isnan(float(got.prompts_to_resolve))
 
 
+def test_equal_gradients_have_no_noise_to_resolve():
+    got = noise_scale(*statistics(np.ones((4, 1))))
+    assert_unresolved(got)
+    assert (float(got.trace_cov), float(got.grad_sq)) == (0, 1)
+    assert np.isnan(float(got.prompts_to_resolve))
+
+
 def test_two_prompts_give_moments_but_resolve_nothing():
     # g = 1, 3: mean 2, S = 2, |G|^2 = 4 - 1
     got = noise_scale(*statistics([[1.0], [3.0]]))
@@ -203,6 +210,7 @@ def test_jackknife_covariance_by_hand():
     left_out_PC = jnp.array([[1.0, 0], [2, 3], [np.nan, np.nan], [6, 3]])
     got = jackknife_covariance(left_out_PC, jnp.array([True, True, False, True]))
     np.testing.assert_allclose(got, 2 / 3 * np.array([[14, 6], [6, 6]]), rtol=1e-6)
+    assert np.isnan(jackknife_covariance(left_out_PC, jnp.arange(4) == 0)).all()  # no spread of one
 
 
 def test_student_quantile_is_that_of_scipy():
