@@ -8,7 +8,7 @@ by prompt so that what is formed stays small, and reads from it
     sketch         = of sum_j noise_weight_j G_j,    one per prompt
     d weight       = sum_j loss_weight_j G_j         where autodiff would have the weights all 1
 
-`models/taps.py` wraps parameters for these. Array names: P prompts of R rollouts, split over D shards.
+`models/taps.py` wraps parameters for these. Array names: P prompts of R units, S of them in a turn.
 """
 
 import dataclasses
@@ -37,13 +37,14 @@ class TapPlan:
     """What a tapped pass reads, and how it goes about it. Hashable: static under jit.
 
     A unit is what one gradient G is formed of: a rollout, which is one row of the batch, or a prompt's
-    whole group of rows. `n_shards` devices share the prompts; each goes through its own one after the other.
+    whole group of rows. `n_shards` devices share the prompts; each goes through its own in turns, so many at
+    once as their formed gradients fit `chunk_bytes`.
     """
 
     n_units: int  # of each prompt
     rows_per_unit: int
     n_shards: int
-    chunk_bytes: int  # of formed gradients at a time on a shard; a wider matrix is cut along its outputs
+    chunk_bytes: int  # of formed gradients at a time on a shard; a matrix with more per prompt is cut along its outputs
     sketch: Sketch | None
     keeps_unit_sketches: bool
 
@@ -162,13 +163,13 @@ def _looked_up_backward(plan, residuals, cotangents):
     token_PRT, row_PU, place_PRT, table_VD, reader = residuals
     dx_PRTD, of_head_PRUD = cotangents
     V, D = table_VD.shape
-    R, U, n_shards = plan.n_units, row_PU.shape[1], plan.n_shards
+    R, U = plan.n_units, row_PU.shape[1]
     dx_PRTD = dx_PRTD.astype(jnp.float32)
     is_head = of_head_PRUD.shape[2] > 0
     width = _divisor_up_to(D, plan.chunk_bytes // (4 * R * U))
-    arrays = (dx_PRTD, place_PRT, row_PU, of_head_PRUD, reader.noise_weight_PR)
+    turns = _Turns.fitting(plan, n_prompts=len(token_PRT), bytes_per_prompt=4 * R * U * D)
 
-    def of_prompt(_: None, inputs: tuple) -> tuple[None, tuple]:
+    def of_turn(_: None, inputs: tuple) -> tuple[None, tuple]:
         dx_SRTD, place_SRT, row_SU, head_SRUD, noise_weight_SR = inputs
         metric_SUD = reader.metric[row_SU] if reader.metric is not None else None
 
@@ -179,12 +180,12 @@ def _looked_up_backward(plan, residuals, cotangents):
             def rows_of_rollout(dx_TC: jax.Array, place_T: jax.Array) -> jax.Array:
                 return jnp.zeros((U, width), jnp.float32).at[place_T].add(dx_TC)
 
-            own_SRn = jax.vmap(jax.vmap(rows_of_rollout))(cut(dx_SRTD), place_SRT).reshape(n_shards, R, -1)
-            head_SRn = cut(head_SRUD).reshape(n_shards, R, -1) if is_head else None
-            metric_Sn = cut(metric_SUD).reshape(n_shards, -1) if metric_SUD is not None else None
+            own_SRn = jax.vmap(jax.vmap(rows_of_rollout))(cut(dx_SRTD), place_SRT).reshape(-1, R, U * width)
+            head_SRn = cut(head_SRUD).reshape(-1, R, U * width) if is_head else None
+            metric_Sn = cut(metric_SUD).reshape(-1, U * width) if metric_SUD is not None else None
             column_C = (first + jnp.arange(width)).astype(jnp.uint32)
             position_Sn = (row_SU.astype(jnp.uint32)[..., None] * jnp.uint32(D) + column_C[None, None]).reshape(
-                n_shards, -1
+                -1, U * width
             )
 
             def sketch(values_S_n: jax.Array) -> jax.Array:
@@ -197,12 +198,13 @@ def _looked_up_backward(plan, residuals, cotangents):
         found = jax.lax.map(of_columns, jnp.arange(0, D, width))
         return None, jax.tree.map(lambda leaf: leaf.sum(axis=0), found)
 
-    _, found = jax.lax.scan(of_prompt, None, _by_shard(n_shards, arrays))
+    arrays = (dx_PRTD, place_PRT, row_PU, of_head_PRUD, reader.noise_weight_PR)
+    _, found = jax.lax.scan(of_turn, None, turns.split(arrays))
 
     def scattered(weight_PR: jax.Array) -> jax.Array:
         return jnp.zeros((V, D), jnp.float32).at[token_PRT].add(weight_PR[..., None, None] * dx_PRTD)
 
-    tap = _tap(_from_shards(found), gradient_sum=scattered(reader.noise_weight_PR))
+    tap = _tap(turns.joined(found), gradient_sum=scattered(reader.noise_weight_PR))
     dtable_VD = scattered(reader.loss_weight_PR).astype(table_VD.dtype)
     return None, None, None, jnp.zeros_like(of_head_PRUD), dtable_VD, _cotangent(reader, tap)
 
@@ -224,17 +226,19 @@ def _through_carrier_forward(plan, logits_PRTV, hidden_PRTD, row_PU, carrier_PRU
 
 def _through_carrier_backward(plan, residuals, dlogits_PRTV):
     hidden_PRTD, row_PU = residuals
-    are_all_rows = row_PU.shape[1] == dlogits_PRTV.shape[3]
+    U, D = row_PU.shape[1], hidden_PRTD.shape[3]
+    are_all_rows = dlogits_PRTV.shape[3] == U
+    turns = _Turns.fitting(plan, n_prompts=len(row_PU), bytes_per_prompt=4 * plan.n_units * U * D)
 
-    def of_prompt(_: None, inputs: tuple) -> tuple[None, jax.Array]:
+    def of_turn(_: None, inputs: tuple) -> tuple[None, jax.Array]:
         dlogits_SRTV, hidden_SRTD, row_SU = inputs
         dlogits_SRTU = dlogits_SRTV
         if not are_all_rows:
             dlogits_SRTU = jax.vmap(lambda dlogits, row: dlogits[:, :, row])(dlogits_SRTV, row_SU)
         return None, jnp.einsum("srtu,srtd->srud", dlogits_SRTU, hidden_SRTD, preferred_element_type=jnp.float32)
 
-    _, found = jax.lax.scan(of_prompt, None, _by_shard(plan.n_shards, (dlogits_PRTV, hidden_PRTD, row_PU)))
-    return dlogits_PRTV, jnp.zeros_like(hidden_PRTD), None, _from_shards(found)
+    _, found = jax.lax.scan(of_turn, None, turns.split((dlogits_PRTV, hidden_PRTD, row_PU)))
+    return dlogits_PRTV, jnp.zeros_like(hidden_PRTD), None, turns.joined(found)
 
 
 through_carrier.defvjp(_through_carrier_forward, _through_carrier_backward)
@@ -271,8 +275,10 @@ def _matrix_gradients(plan: TapPlan, x_PRTI: jax.Array, dy_PRTO: jax.Array, read
 
     G is formed as [O, I], which is dy^T x, so that a chunk of outputs is a run of positions.
     """
-    _, R, T, I = x_PRTI.shape  # noqa: E741, named as the axes are
-    O, S = dy_PRTO.shape[3], plan.n_shards  # noqa: E741
+    P, R, T, I = x_PRTI.shape  # noqa: E741, named as the axes are
+    O = dy_PRTO.shape[3]  # noqa: E741
+    turns = _Turns.fitting(plan, n_prompts=P, bytes_per_prompt=4 * R * I * O)
+    D, S = plan.n_shards, plan.n_shards * turns.n_at_once
     width = min(O, max(1, plan.chunk_bytes // (4 * R * I)))
     n_chunks = math.ceil(O / width)
     width = math.ceil(O / n_chunks)
@@ -287,12 +293,12 @@ def _matrix_gradients(plan: TapPlan, x_PRTI: jax.Array, dy_PRTO: jax.Array, read
 
     metric_nWI = in_chunks(reader.metric.T, 0) if reader.metric is not None else None
 
-    def of_prompt(totals_nS2WI: jax.Array, inputs: tuple) -> tuple[jax.Array, _Found]:
+    def of_turn(totals_nD2WI: jax.Array, inputs: tuple) -> tuple[jax.Array, _Found]:
         x_SRTI, dy_SRTO, loss_weight_SR, noise_weight_SR = inputs
         weight_S2R = jnp.stack([loss_weight_SR, noise_weight_SR], axis=1)
 
         def of_chunk(_: None, chunk: tuple) -> tuple[None, tuple[jax.Array, _Found]]:
-            number, dy_SRTW, total_S2WI, metric_WI = chunk
+            number, dy_SRTW, total_D2WI, metric_WI = chunk
             metric_Sn = jnp.broadcast_to(metric_WI.reshape(1, -1), (S, width * I)) if metric_WI is not None else None
 
             def sketch(values: jax.Array) -> jax.Array:
@@ -311,18 +317,19 @@ def _matrix_gradients(plan: TapPlan, x_PRTI: jax.Array, dy_PRTO: jax.Array, read
                 gram_SRR = _gram_of_tokens(x_SRTI, dy_SRTW)
                 group_sketch = sketch(weighted_S2n[:, 1]) if plan.sketch is not None else None
                 found = _Found(gram_SRR, group_sketch, None, None, None)
-            return None, (total_S2WI + weighted_S2n.reshape(S, 2, width, I), found)
+            weighted_D2WI = weighted_S2n.reshape(D, turns.n_at_once, 2, width, I).sum(axis=1)
+            return None, (total_D2WI + weighted_D2WI, found)
 
-        chunks = (jnp.arange(n_chunks), in_chunks(dy_SRTO, 3), totals_nS2WI, metric_nWI)
-        _, (totals_nS2WI, found) = jax.lax.scan(of_chunk, None, chunks)
-        return totals_nS2WI, jax.tree.map(lambda leaf: leaf.sum(axis=0), found)
+        chunks = (jnp.arange(n_chunks), in_chunks(dy_SRTO, 3), totals_nD2WI, metric_nWI)
+        _, (totals_nD2WI, found) = jax.lax.scan(of_chunk, None, chunks)
+        return totals_nD2WI, jax.tree.map(lambda leaf: leaf.sum(axis=0), found)
 
-    zero = jnp.zeros((n_chunks, S, 2, width, I), jnp.float32)
-    arrays = _by_shard(S, (x_PRTI, dy_PRTO, reader.loss_weight_PR, reader.noise_weight_PR))
-    totals_nS2WI, found = jax.lax.scan(of_prompt, zero, arrays)
-    total_2nWI = jnp.moveaxis(totals_nS2WI.sum(axis=1), 1, 0)  # over shards: the one reduction across devices
+    zero = jnp.zeros((n_chunks, D, 2, width, I), jnp.float32)
+    arrays = turns.split((x_PRTI, dy_PRTO, reader.loss_weight_PR, reader.noise_weight_PR))
+    totals_nD2WI, found = jax.lax.scan(of_turn, zero, arrays)
+    total_2nWI = jnp.moveaxis(totals_nD2WI.sum(axis=1), 1, 0)  # over shards: the one reduction across devices
     total_2IO = jnp.swapaxes(total_2nWI.reshape(2, n_chunks * width, I)[:, :O], 1, 2)
-    return total_2IO[0], _tap(_from_shards(found), gradient_sum=total_2IO[1])
+    return total_2IO[0], _tap(turns.joined(found), gradient_sum=total_2IO[1])
 
 
 def _vector_gradients(plan: TapPlan, gradient_PRD: jax.Array, reader: Reader) -> tuple[jax.Array, Tap]:
@@ -392,16 +399,36 @@ def _exact_einsum(subscripts: str, *operands: jax.Array) -> jax.Array:
     return jnp.einsum(subscripts, *operands, precision="highest")
 
 
-def _by_shard(n_shards: int, arrays: Any) -> Any:
-    """Leaves [P, ...] as [P / n_shards, n_shards, ...]: a scan over them keeps every device at its own prompts."""
-    return jax.tree.map(
-        lambda leaf: jnp.swapaxes(leaf.reshape(n_shards, leaf.shape[0] // n_shards, *leaf.shape[1:]), 0, 1), arrays
-    )
+class _Turns(NamedTuple):
+    """How prompts are gone through: in each turn some of every shard's own, S in all, so that no device waits."""
 
+    n_shards: int
+    n_at_once: int  # of each shard
 
-def _from_shards(arrays: Any) -> Any:
-    """Leaves [P / n_shards, n_shards, ...] as [P, ...]."""
-    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), arrays)
+    @staticmethod
+    def fitting(plan: TapPlan, *, n_prompts: int, bytes_per_prompt: int) -> "_Turns":
+        n_own = n_prompts // plan.n_shards
+        return _Turns(plan.n_shards, _divisor_up_to(n_own, plan.chunk_bytes // max(bytes_per_prompt, 1)))
+
+    def split(self, arrays: Any) -> Any:
+        """Leaves [P, ...] as [turns, S, ...]."""
+        D, C = self
+
+        def of_leaf(leaf: jax.Array) -> jax.Array:
+            n_turns, rest = leaf.shape[0] // (D * C), leaf.shape[1:]
+            return jnp.moveaxis(leaf.reshape(D, n_turns, C, *rest), 1, 0).reshape(n_turns, D * C, *rest)
+
+        return jax.tree.map(of_leaf, arrays)
+
+    def joined(self, arrays: Any) -> Any:
+        """Leaves [turns, S, ...] as [P, ...]."""
+        D, C = self
+
+        def of_leaf(leaf: jax.Array) -> jax.Array:
+            n_turns, rest = leaf.shape[0], leaf.shape[2:]
+            return jnp.moveaxis(leaf.reshape(n_turns, D, C, *rest), 0, 1).reshape(n_turns * D * C, *rest)
+
+        return jax.tree.map(of_leaf, arrays)
 
 
 def _tap(found: _Found, *, gradient_sum: jax.Array) -> Tap:
