@@ -45,6 +45,7 @@ def main() -> int:
     parser.add_argument("--n_prompts", type=int, nargs="+", default=[32, 128])
     parser.add_argument("--n_rollouts", type=int, default=8)
     parser.add_argument("--n_rollouts_split", type=int, nargs="+", default=[4, 8])
+    parser.add_argument("--bandit_seed", type=int, default=1, help="another number, another bandit")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
@@ -67,12 +68,12 @@ def main() -> int:
     return 0
 
 
-def make_problem(name: str, *, n_rollouts: int, b_noise: float) -> Problem:
+def make_problem(name: str, *, n_rollouts: int, b_noise: float, bandit_seed: int) -> Problem:
     """One whose noise scale at n_rollouts is b_noise prompts."""
     if name == "gaussian":
         return gaussian_rewards(n_params=N_PARAMS, n_rollouts=n_rollouts, b_noise=b_noise)
     return softmax_bandit(
-        n_contexts=200, n_actions=6, n_params=N_PARAMS, n_rollouts=n_rollouts, b_noise=b_noise, seed=1
+        n_contexts=200, n_actions=6, n_params=N_PARAMS, n_rollouts=n_rollouts, b_noise=b_noise, seed=bandit_seed
     )  # fmt: skip
 
 
@@ -116,7 +117,7 @@ def scale_rows_of(args: argparse.Namespace, rng: np.random.Generator) -> Iterato
             for ratio in RATIOS:
                 row = {"problem": name, "prompts": P, "rollouts": R, "P/B": ratio}
                 try:
-                    problem = make_problem(name, n_rollouts=R, b_noise=P / ratio)
+                    problem = make_problem(name, n_rollouts=R, b_noise=P / ratio, bandit_seed=args.bandit_seed)
                 except ValueError:  # every problem has a least and a greatest noise scale
                     continue
                 got, truth = repeated(measure_scale, problem, rng, args.repeats, P, R), problem.truth
@@ -134,7 +135,7 @@ def part_rows_of(args: argparse.Namespace, rng: np.random.Generator) -> Iterator
     for name in PROBLEMS:
         for P in args.n_prompts:
             for R in args.n_rollouts_split:
-                problem = make_problem(name, n_rollouts=R, b_noise=P / 2)
+                problem = make_problem(name, n_rollouts=R, b_noise=P / 2, bandit_seed=args.bandit_seed)
                 found, predicted = repeated(measure_parts, problem, rng, args.repeats // 2, P, R)
                 truth = problem.truth
                 parts = {

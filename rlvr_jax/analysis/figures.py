@@ -1,4 +1,4 @@
-"""A study as pictures. matplotlib is imported here and nowhere else."""
+"""A study as pictures. matplotlib is optional: it is imported inside functions only."""
 
 from pathlib import Path
 

@@ -295,7 +295,7 @@ def _matrix_gradients(plan: TapPlan, x_PRTI: jax.Array, dy_PRTO: jax.Array, read
 
     def of_turn(totals_nD2WI: jax.Array, inputs: tuple) -> tuple[jax.Array, _Found]:
         x_SRTI, dy_SRTO, loss_weight_SR, noise_weight_SR = inputs
-        weight_S2R = jnp.stack([loss_weight_SR, noise_weight_SR], axis=1)
+        weight_DVM = _sums_and_groups(D, loss_weight_SR, noise_weight_SR, has_groups=plan.sketch is not None)
 
         def of_chunk(_: None, chunk: tuple) -> tuple[None, tuple[jax.Array, _Found]]:
             number, dy_SRTW, total_D2WI, metric_WI = chunk
@@ -308,17 +308,17 @@ def _matrix_gradients(plan: TapPlan, x_PRTI: jax.Array, dy_PRTO: jax.Array, read
                 gradient_SRn = jnp.einsum(
                     "srtw,srti->srwi", dy_SRTW, x_SRTI, preferred_element_type=jnp.float32
                 ).reshape(S, R, width * I)
-                weighted_S2n = _exact_einsum("svr,srn->svn", weight_S2R, gradient_SRn)
-                found = _read(plan, gradient_SRn, noise_weight_SR, metric_Sn, sketch, group_Pn=weighted_S2n[:, 1])
+                weighted_DVn = _exact_einsum("dvm,dmn->dvn", weight_DVM, gradient_SRn.reshape(D, -1, width * I))
+                group_Sn = weighted_DVn[:, 2:].reshape(-1, width * I) if plan.sketch is not None else None
+                found = _read(plan, gradient_SRn, noise_weight_SR, metric_Sn, sketch, group_Pn=group_Sn)
             else:  # few tokens: inner products over pairs of tokens cost less than forming G
-                weighted_S2n = jnp.einsum(
-                    "svr,srtw,srti->svwi", weight_S2R, dy_SRTW, x_SRTI, preferred_element_type=jnp.float32
-                ).reshape(S, 2, width * I)
-                gram_SRR = _gram_of_tokens(x_SRTI, dy_SRTW)
-                group_sketch = sketch(weighted_S2n[:, 1]) if plan.sketch is not None else None
-                found = _Found(gram_SRR, group_sketch, None, None, None)
-            weighted_D2WI = weighted_S2n.reshape(D, turns.n_at_once, 2, width, I).sum(axis=1)
-            return None, (total_D2WI + weighted_D2WI, found)
+                dy_DMTW, x_DMTI = (leaf.reshape(D, -1, *leaf.shape[2:]) for leaf in (dy_SRTW, x_SRTI))
+                weighted_DVn = jnp.einsum(
+                    "dvm,dmtw,dmti->dvwi", weight_DVM, dy_DMTW, x_DMTI, preferred_element_type=jnp.float32
+                ).reshape(D, -1, width * I)
+                group_sketch = sketch(weighted_DVn[:, 2:].reshape(S, -1)) if plan.sketch is not None else None
+                found = _Found(_gram_of_tokens(x_SRTI, dy_SRTW), group_sketch, None, None, None)
+            return None, (total_D2WI + weighted_DVn[:, :2].reshape(D, 2, width, I), found)
 
         chunks = (jnp.arange(n_chunks), in_chunks(dy_SRTO, 3), totals_nD2WI, metric_nWI)
         _, (totals_nD2WI, found) = jax.lax.scan(of_chunk, None, chunks)
@@ -330,6 +330,23 @@ def _matrix_gradients(plan: TapPlan, x_PRTI: jax.Array, dy_PRTO: jax.Array, read
     total_2nWI = jnp.moveaxis(totals_nD2WI.sum(axis=1), 1, 0)  # over shards: the one reduction across devices
     total_2IO = jnp.swapaxes(total_2nWI.reshape(2, n_chunks * width, I)[:, :O], 1, 2)
     return total_2IO[0], _tap(turns.joined(found), gradient_sum=total_2IO[1])
+
+
+def _sums_and_groups(
+    n_shards: int, loss_weight_SR: jax.Array, noise_weight_SR: jax.Array, *, has_groups: bool
+) -> jax.Array:
+    """Weights [D, V, C * R] that take a shard's C * R formed gradients to what is wanted of them in one product.
+
+    The first two rows sum over all of them, with either weight; with groups, C more sum over one prompt each. One
+    matrix product: XLA's CPU backend is slow at products in batches and at sums over leading axes.
+    """
+    loss_weight_DM, noise_weight_DM = (leaf.reshape(n_shards, -1) for leaf in (loss_weight_SR, noise_weight_SR))
+    sums_D2M = jnp.stack([loss_weight_DM, noise_weight_DM], axis=1)
+    if not has_groups:
+        return sums_D2M
+    C, R = loss_weight_SR.shape[0] // n_shards, loss_weight_SR.shape[1]
+    is_own_CM = jnp.repeat(jnp.eye(C), R, axis=1)
+    return jnp.concatenate([sums_D2M, is_own_CM[None] * noise_weight_DM[:, None]], axis=1)
 
 
 def _vector_gradients(plan: TapPlan, gradient_PRD: jax.Array, reader: Reader) -> tuple[jax.Array, Tap]:

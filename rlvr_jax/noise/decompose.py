@@ -117,6 +117,8 @@ def decomposition(
     Means over the prompts with 4 rollouts or more, |G|^2 over all that are counted. Intervals: delete-one-prompt
     jackknife with Student's quantile, all estimates left out jointly; of R* on log(R* - 1). R* is unresolved
     unless V_prompt and 2 zeta2 - 4 zeta1, of the whole batch and with any one prompt left out, are positive.
+    Measured (bench/noise_estimators.py): they cover 93 to 96 of 100 times with 128 prompts, 88 to 95 with 32; that of
+    R* 93 to 96 where most batches resolve it, 84 where half do.
     With prompts drawn without replacement from N problems whose gradients have the variance v, V_prompt estimates
     v N/(N-1), and |G|^2 comes out v/(N-1) too small.
 

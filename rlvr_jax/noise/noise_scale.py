@@ -37,6 +37,9 @@ def noise_scale(
     group as the unit, since a group baseline couples the rollouts of a prompt. Interval: delete-one-prompt
     jackknife on log(S / |G|^2) with Student's quantile. Unresolved when |G|^2 or S, of the whole batch or
     with any one prompt left out, is not positive, or n < 3; S and |G|^2 themselves need n >= 2.
+    Measured (bench/noise_estimators.py): from 2 B_noise prompts on the interval covers 95 to 99 of 100 times, as a
+    jackknife doubles that part of |G|^2's variance which falls as 1/n^2. With fewer, those that pass as resolved are
+    the lucky ones, which show B_noise too small: 86 to 90 at a quarter of it.
 
     About twice B_noise prompts resolve it. Where |G|^2 <= 0, prompts_to_resolve puts the upper end of
     |G|^2's 95% interval (plain jackknife) in its place, which makes it a lower bound.

@@ -112,4 +112,4 @@ def root_key(seed: int, purpose: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), _PURPOSES.index(purpose))
 
 
-_PURPOSES = ("parameters", "rollouts", "evaluation")  # append only: the order is part of every result
+_PURPOSES = ("parameters", "rollouts", "evaluation", "noise")  # append only: the order is part of every result

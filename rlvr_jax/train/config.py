@@ -152,7 +152,7 @@ class NoiseConfig:
     """Gradient noise, from the gradients of groups and of their rollouts."""
 
     every_updates: int = 0  # 0: never
-    naive_minibatches: int = 4  # K of gns/naive
+    naive_minibatches: int = 4  # K of gns/naive; 0: not measured
     smoothing: float = 0.9  # weight of the past in the running averages of S and |G|^2
     decompose: bool = True  # into prompt and rollout noise too; needs 4 rollouts per prompt
     shares_backward: bool = True  # take the measured update's gradient from the measuring pass, where it can be;

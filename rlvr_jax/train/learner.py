@@ -106,7 +106,7 @@ class Learner:
     def update(self, collection: Collection, step: int) -> Updated:
         """Dispatches all updates of a step. Waits only for a measurement of noise in a pass of its own."""
         config = self.config
-        collection, batch = self._batch(collection)
+        collection, batch = self.batch(collection)
         noise, arrays, noise_s, self.noise_before = {}, None, None, None
         train_step, is_measured = self.programs.train_step, is_noise_due(step, config)
         if is_measured:
@@ -132,7 +132,8 @@ class Learner:
     def _in_microbatches(self, batch: Batch) -> Batch:
         return in_microbatches(batch, self.parts.mesh, microbatch_prompts=self.config.microbatch_prompts)
 
-    def _batch(self, collection: Collection) -> tuple[Collection, Batch]:
+    def batch(self, collection: Collection) -> tuple[Collection, Batch]:
+        """The collection with the KL penalty of its rewards, if there is one, and its arrays [P, ...] on the host."""
         algo = self.config.algo
         batch = batch_without_advantages(collection)
         placed = self._in_microbatches(batch)

@@ -7,7 +7,6 @@ import jax
 import optax
 
 from rlvr_jax.models.spec import Params
-from rlvr_jax.noise.decompose import MIN_ROLLOUTS
 from rlvr_jax.sampling.rollout import Sampler, build_sampler
 from rlvr_jax.train.assemble import Parts
 from rlvr_jax.train.batch import Advantages, build_advantages
@@ -18,6 +17,7 @@ from rlvr_jax.train.measure_noise import Measuring, NoiseMeasurement, build_meas
 from rlvr_jax.train.noise_pass import build_noise_pass, can_share_backward
 from rlvr_jax.train.optimizer import adamw, learning_rate
 from rlvr_jax.train.step import TrainStep, build_logprob_pass, build_train_step
+from rlvr_jax.train.validate_noise import can_decompose
 
 
 class Programs(NamedTuple):
@@ -99,7 +99,7 @@ def noise_measuring(config: TrainConfig, parts: Parts, rollout_logprobs: Rollout
             noise,
             n_rollouts=config.batch.n_rollouts,
             n_shards=parts.mesh.shape["data"],
-            decomposes=decomposes(config),
+            decomposes=can_decompose(config),
             shares_backward=shares_backward(config),
         ),
         noise,
@@ -109,13 +109,8 @@ def noise_measuring(config: TrainConfig, parts: Parts, rollout_logprobs: Rollout
     )
 
 
-def decomposes(config: TrainConfig) -> bool:
-    """Whether the noise is split into that of prompts and of rollouts."""
-    return config.noise.decompose and config.batch.n_rollouts >= MIN_ROLLOUTS
-
-
 def shares_backward(config: TrainConfig) -> bool:
     """Whether a measured update's gradient comes from the measuring pass."""
     return config.noise.shares_backward and can_share_backward(
-        config.algo, updates_per_step=config.updates_per_step, decomposes=decomposes(config)
+        config.algo, updates_per_step=config.updates_per_step, decomposes=can_decompose(config)
     )

@@ -9,10 +9,10 @@ LINE_EVERY_S = 30.0
 
 
 class Progress:
-    """Shows updates done out of all, on standard error."""
+    """Shows units of work done out of all, on standard error."""
 
-    def __init__(self, title: str):
-        self._title = title
+    def __init__(self, title: str, *, unit: str = "update"):
+        self._title, self._unit = title, unit
         self._bar: tqdm | None = None
         self._last_line_s = time.monotonic()
 
@@ -20,11 +20,11 @@ class Progress:
         """`done` of `total`, and a few words on how it stands."""
         if sys.stderr.isatty():
             if self._bar is None:
-                self._bar = tqdm(total=total, initial=done, desc=self._title, unit="update", dynamic_ncols=True)
+                self._bar = tqdm(total=total, initial=done, desc=self._title, unit=self._unit, dynamic_ncols=True)
             self._bar.set_postfix_str(text, refresh=False)
             self._bar.update(done - self._bar.n)
         elif time.monotonic() - self._last_line_s > LINE_EVERY_S:
-            self.line(f"update {done}/{total}, {text}")
+            self.line(f"{self._unit} {done}/{total}, {text}")
 
     def line(self, text: str) -> None:
         """A line of its own, above the bar if there is one."""

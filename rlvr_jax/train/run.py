@@ -39,6 +39,7 @@ from rlvr_jax.train.sinks import sink_openers, wandb_login_problem
 from rlvr_jax.train.state import initial_state
 from rlvr_jax.train.stop import Stopped, StopRequest
 from rlvr_jax.train.validate_algo import algo_warnings
+from rlvr_jax.train.validate_noise import noise_warnings
 from rlvr_jax.train.warmstart import params_hash
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,8 @@ class _Run:
 
     def train(self, *, stop: StopRequest, progress: Progress) -> None:
         config, n_steps = self.config, self.parts.plan.n_steps
-        warnings = [*plan_warnings(self.parts.plan), *algo_warnings(config), wandb_login_problem(config.log.wandb)]
+        warnings = [*plan_warnings(self.parts.plan), *algo_warnings(config), *noise_warnings(config)]
+        warnings.append(wandb_login_problem(config.log.wandb))
         for warning in filter(None, warnings):
             log.warning(warning)
         if self.is_resumed:

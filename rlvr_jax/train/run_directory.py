@@ -29,15 +29,17 @@ class RunDirectoryError(RuntimeError):
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Makes the folder and holds it against other processes. Raises RunDirectoryError if it cannot."""
+def locked(folder: Path, *, what: str = "run directory", option: str = "--runs=DIR") -> Iterator[None]:
+    """Makes the folder and holds it against other processes. Raises RunDirectoryError if it cannot.
+
+    `what` the folder is and the `option` that moves it are for the message.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as error:
         raise RunDirectoryError(
-            f"cannot write the run directory {folder} ({error.strerror}); "
-            "choose another place with --runs=DIR or free the disk"
+            f"cannot write the {what} {folder} ({error.strerror}); choose another place with {option} or free the disk"
         ) from error
     with lock:
         try:
@@ -108,9 +110,9 @@ def write_run(
             "plan": dataclasses.asdict(plan),
             "starting_params": starting_params_hash,
             "task_data": task_data,
-            "git_revision": _git_revision(),
-            "versions": {"python": platform.python_version()} | _versions(),
-            "devices": _devices(),
+            "git_revision": git_revision(),
+            "versions": package_versions(),
+            "devices": device_kind(),
             **more,
         },
     )
@@ -120,14 +122,15 @@ def warn_if_machine_changed(run: dict[str, Any]) -> None:
     """A run may move to another machine, but is then no longer bit for bit what it would have been."""
     changed = [
         f"{name} was {run[name]} and is {now}"
-        for name, now in (("devices", _devices()), ("versions", {"python": platform.python_version()} | _versions()))
+        for name, now in (("devices", device_kind()), ("versions", package_versions()))
         if run.get(name) != now
     ]
     if changed:
         log.warning("resuming on another machine or environment, not bit for bit the same: %s", "; ".join(changed))
 
 
-def _devices() -> dict[str, Any]:
+def device_kind() -> dict[str, Any]:
+    """What computes here, and how many of them."""
     return {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind, "n": jax.device_count()}
 
 
@@ -135,15 +138,16 @@ def _as_json(config: TrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(flat_fields(config)))  # tuples become lists, as they come back from disk
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def package_versions() -> dict[str, str]:
+    """Of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
     for name in _PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
 
 
-def _git_revision() -> str | None:
+def git_revision() -> str | None:
     """Of the code that runs, with a + if it has changes; None outside a checkout."""
     here = Path(__file__).parent
     try:

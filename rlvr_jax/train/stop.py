@@ -1,5 +1,6 @@
 """Ending a run before its last update: on a signal, or before a time limit."""
 
+import signal
 import time
 
 OUT_OF_TIME = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
@@ -40,3 +41,15 @@ class StopRequest:
             if time.monotonic() - self._started_s + next_s + margin_s > self._limit_s:
                 self.ask(OUT_OF_TIME)
         return self.exit_code is not None
+
+
+def stop_on_signals(stop: StopRequest) -> None:
+    """SIGTERM and Ctrl-C ask for a stop from now on, with the exit codes of a shell; a second Ctrl-C does not wait."""
+
+    def on_signal(number: int, _frame: object) -> None:
+        if stop.exit_code is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt  # schedulers send SIGTERM twice
+        stop.ask(128 + number)
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)

@@ -55,7 +55,7 @@ def run_study(
         folder = runs_folder / config.study / config.point_name
         with locked(folder):
             if params_of != warmstart_hash(config, parts.task):
-                progress = _Stoppable("warm start", stop)
+                progress = StoppableProgress("warm start", stop)
                 params = starting_params(config, parts, cache_folder() / "warmstart", progress=progress.update)
                 params_of = warmstart_hash(config, parts.task)
                 progress.close()
@@ -96,7 +96,7 @@ def _assembled(points: list[TrainConfig]) -> list:
     return parts
 
 
-class _Stoppable(Progress):
+class StoppableProgress(Progress):
     """Progress of work that has nothing to save: a stop ends it at once."""
 
     def __init__(self, title: str, stop: StopRequest):

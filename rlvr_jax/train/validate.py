@@ -20,6 +20,7 @@ from rlvr_jax.train.config import (
 )
 from rlvr_jax.train.sinks import wandb_problem
 from rlvr_jax.train.validate_algo import algo_problems
+from rlvr_jax.train.validate_noise import noise_problems
 from rlvr_jax.train.validate_task import task_problems
 
 
@@ -74,7 +75,7 @@ _AT_LEAST = {
     0: """seed task.operand_min warmstart.seed batch.minibatch_prompts batch.microbatch_prompts
         sampling.max_prompt_tokens algo.clip_low algo.clip_high algo.kl_coef algo.std_eps
         optimizer.warmup_updates optimizer.decay_updates optimizer.weight_decay optimizer.clip_norm
-        noise.every_updates noise.chunk_mib eval.every_updates eval.seed checkpoint.keep_best
+        noise.every_updates noise.naive_minibatches noise.chunk_mib eval.every_updates eval.seed checkpoint.keep_best
         checkpoint.every_updates log.rollouts_every_updates placement.data warmstart.warmup_updates
         warmstart.n_correct_updates algo.dual_clip algo.entropy_coef algo.importance_cap algo.truncated_penalty
         algo.overlong_buffer_tokens algo.overlong_penalty""",
@@ -82,7 +83,7 @@ _AT_LEAST = {
         warmstart.n_updates warmstart.batch_size batch.n_prompts batch.n_rollouts batch.epochs_per_buffer
         sampling.max_new_tokens eval.n_problems eval.n_samples checkpoint.keep_newest
         log.rollouts_n_prompts sampling.max_rounds optimizer.max_skipped_in_a_row task.reward_workers""",
-    2: "noise.naive_minibatches noise.sketch_width sampling.bucket_tokens",
+    2: "noise.sketch_width sampling.bucket_tokens",
 }
 _ABOVE_ZERO = """sampling.temperature eval.temperature optimizer.peak_lr optimizer.eps warmstart.peak_lr
     model.rope_theta model.norm_eps task.reward_limit_s"""
@@ -187,20 +188,7 @@ def _batch_problems(config: TrainConfig) -> list[str]:
         )
     if not problems:
         problems += indivisible("n_updates", config.n_updates, "updates per step", config.updates_per_step)
-    return problems + _noise_problems(config)
-
-
-def _noise_problems(config: TrainConfig) -> list[str]:
-    K, n_prompts = config.noise.naive_minibatches, config.batch.n_prompts
-    if config.noise.every_updates == 0 or K < 2 or (n_prompts % K == 0 and n_prompts >= 2 * K):
-        return []
-    working = [k for k in range(2, n_prompts // 2 + 1) if n_prompts % k == 0]
-    above = math.lcm(2 * K, config.batch.minibatch_prompts or 1, config.batch.microbatch_prompts or 1)
-    fix = f"noise.naive_minibatches={min(working, key=lambda k: abs(k - K))}" if working else f"batch.n_prompts={above}"
-    return [
-        f"batch.n_prompts={n_prompts} cannot be cut into noise.naive_minibatches={K} equal parts of 2 prompts or more; "
-        f"use {fix}, or noise.every_updates=0 to measure no noise"
-    ]
+    return problems + noise_problems(config)
 
 
 def _no_divisor(part_name: str, part: int, whole_name: str, whole: int) -> list[str]:

@@ -70,16 +70,6 @@ def algo_warnings(config: TrainConfig) -> list[str]:
         )
     if algo.kl_coef == 0 and (algo.kl_in, algo.kl_estimator) != ("loss", "k3"):
         warnings.append("algo.kl_in and algo.kl_estimator do nothing while algo.kl_coef=0")
-    if config.sampling.max_rounds > 1 and config.noise.every_updates > 0:
-        warnings.append(
-            f"sampling.max_rounds={config.sampling.max_rounds}: the noise measured is that of the filtered batch, "
-            "without most of the groups that have no gradient"
-        )
-    if algo.truncated == "mask" and config.noise.every_updates > 0:
-        warnings.append(
-            "algo.truncated='mask': the noise measured weighs every prompt alike, however many of its rollouts are "
-            "kept, and counts a prompt without any as a gradient of 0"
-        )
     if config.updates_per_step == 1 and (algo.ratio, algo.objective, algo.dual_clip) != ("token", "clipped", 0.0):
         warnings.append(
             "with one update per step the ratio is exactly 1 and nothing is clipped; "

@@ -66,10 +66,10 @@ def slow_loss(batch: Batch, algo, logprob_PRT, entropy_PRT, *, max_new_tokens: i
                 else:
                     d_logprob_PRT[p, r, t] += share * weight * slope * ratio
                 if batch.reference_logprob_PRT is not None:
-                    kl, d_kl = _kl_term(logprob[t], float(batch.reference_logprob_PRT[p, r, t]), algo.kl_estimator)
+                    kl, d_kl = kl_term(logprob[t], float(batch.reference_logprob_PRT[p, r, t]), algo.kl_estimator)
                     sums["loss/kl"] += share * kl
                     d_logprob_PRT[p, r, t] += algo.kl_coef * share * d_kl
-                    sums["policy/kl_ref"] += _kl_term(logprob[t], float(batch.reference_logprob_PRT[p, r, t]), "k3")[0]
+                    sums["policy/kl_ref"] += kl_term(logprob[t], float(batch.reference_logprob_PRT[p, r, t]), "k3")[0]
                 if algo.entropy_coef > 0:
                     sums["loss/entropy"] += share * float(entropy_PRT[p, r, t])
                     d_entropy_PRT[p, r, t] -= algo.entropy_coef * share
@@ -103,7 +103,7 @@ def _policy_term(ratio, advantage, logprob, algo):
     return -ratio * advantage, -advantage, 0.0, None
 
 
-def _kl_term(logprob, reference, estimator):
+def kl_term(logprob, reference, estimator):
     """(estimate, its derivative by the log-probability)."""
     d = reference - logprob
     return {"k1": (-d, 1.0), "k2": (d * d / 2, -d), "k3": (math.exp(d) - d - 1, 1 - math.exp(d))}[estimator]

@@ -23,9 +23,11 @@ def _attention(weights, spec, h):
     per_group = spec.n_heads // spec.n_kv_heads
     for head in range(spec.n_heads):
         group = head // per_group
-        query = np.stack([_turn(h[t] @ weights["query"][:, head], t, spec.rope_theta) for t in range(len(h))])
-        key = np.stack([_turn(h[t] @ weights["key"][:, group], t, spec.rope_theta) for t in range(len(h))])
-        value = h @ weights["value"][:, group]
+        query, key, value = (
+            h @ weights[name][:, i] + (weights[f"{name}_bias"][i] if spec.has_attention_bias else 0.0)
+            for name, i in (("query", head), ("key", group), ("value", group))
+        )
+        query, key = (np.stack([_turn(x[t], t, spec.rope_theta) for t in range(len(h))]) for x in (query, key))
         for t in range(len(h)):
             score = np.array([query[t] @ key[s] / np.sqrt(spec.head_width) for s in range(t + 1)])
             weight = np.exp(score - score.max())

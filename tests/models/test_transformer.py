@@ -13,7 +13,7 @@ from slow_transformer import slow_logits
 
 from rlvr_jax.models import transformer
 from rlvr_jax.models.attention import grouped_query_attention
-from rlvr_jax.models.layers import linear
+from rlvr_jax.models.layers import biased, linear
 from rlvr_jax.models.spec import ModelSpec, initial_params
 
 SPEC = ModelSpec(
@@ -21,6 +21,7 @@ SPEC = ModelSpec(
     rope_theta=50.0, norm_eps=1e-6, has_tied_head=False, has_attention_bias=False,
 )  # fmt: skip
 TIED = ModelSpec(**(SPEC.__dict__ | {"has_tied_head": True}))
+BIASED = ModelSpec(**(SPEC.__dict__ | {"has_attention_bias": True}))
 
 
 def _params(spec):
@@ -30,11 +31,11 @@ def _params(spec):
 
 
 def _logits(params, spec, token_NT, **kw):
-    hidden = transformer.hidden_states(params, spec, token_NT, use_remat=kw.get("use_remat", False))
+    hidden, params = transformer.hidden_states(params, spec, token_NT, use_remat=kw.get("use_remat", False))
     return transformer.vocab_logits(params, spec, hidden)
 
 
-@pytest.mark.parametrize("spec", [SPEC, TIED], ids=["untied", "tied"])
+@pytest.mark.parametrize("spec", [SPEC, TIED, BIASED], ids=["untied", "tied", "with attention biases"])
 def test_logits_equal_a_slow_numpy_decoder(spec):
     tokens = [1, 5, 0, 12, 7, 7, 3]
     got_TV = _logits(_params(spec), spec, jnp.array([tokens]))[0]
@@ -70,3 +71,10 @@ def test_linear_contracts_as_einsum_does():
     np.testing.assert_allclose(
         linear(x, weight, n_in_axes=2), np.einsum("nthk,hkd->ntd", x, weight), rtol=1e-5, atol=1e-5
     )
+
+
+def test_a_bias_is_added_along_the_last_axes():
+    x = jnp.arange(12.0).reshape(1, 2, 2, 3)
+    bias = jnp.array([[100.0, 200, 300], [400, 500, 600]])
+    np.testing.assert_array_equal(biased(x, bias)[0, 0], [[100, 201, 302], [403, 504, 605]])
+    np.testing.assert_array_equal(biased(x, bias)[0, 1], [[106, 207, 308], [409, 510, 611]])

@@ -76,7 +76,7 @@ BAD_SETTINGS = [
     ("optimizer.nonfinite", "ignore", "not one of ('stop', 'skip')"),
     ("optimizer.max_skipped_in_a_row", 0, "at least 1"),
     ("noise.every_updates", -1, "at least 0"),
-    ("noise.naive_minibatches", 1, "at least 2"),
+    ("noise.naive_minibatches", -1, "at least 0"),
     ("noise.smoothing", 1.0, "[0, 1)"),
     ("noise.sketch_width", 0, "at least 1"),
     ("noise.chunk_prompts", -1, "at least 0"),
@@ -179,17 +179,17 @@ def test_a_negative_number_is_refused_in_every_field_where_it_means_nothing(path
         (
             {"noise__every_updates": 1, "batch__n_prompts": 10},
             "batch.n_prompts=10 cannot be cut into noise.naive_minibatches=4 equal parts of 2 prompts or more; "
-            "use noise.naive_minibatches=5, or noise.every_updates=0 to measure no noise",
+            "use noise.naive_minibatches=5, or noise.naive_minibatches=0 for no gns/naive",
         ),
         (
             {"noise__every_updates": 1, "batch__n_prompts": 6},
             "batch.n_prompts=6 cannot be cut into noise.naive_minibatches=4 equal parts of 2 prompts or more; "
-            "use noise.naive_minibatches=3, or noise.every_updates=0 to measure no noise",
+            "use noise.naive_minibatches=3, or noise.naive_minibatches=0 for no gns/naive",
         ),
         (  # 7 prompts have no equal parts of 2 or more
             {"noise__every_updates": 1, "batch__n_prompts": 7},
             "batch.n_prompts=7 cannot be cut into noise.naive_minibatches=4 equal parts of 2 prompts or more; "
-            "use batch.n_prompts=8, or noise.every_updates=0 to measure no noise",
+            "use batch.n_prompts=8, or noise.naive_minibatches=0 for no gns/naive",
         ),
         (
             {"task__operand_min": 20, "task__operand_max": 10},
