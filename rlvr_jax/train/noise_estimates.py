@@ -11,7 +11,7 @@ from rlvr_jax.models.spec import Params, model_part
 from rlvr_jax.noise.decompose import Decomposition, Interval, decomposition, group_moments, rollout_variance
 from rlvr_jax.noise.noise_scale import NoiseScale, naive_noise_scale, noise_scale
 from rlvr_jax.train.loss import Batch
-from rlvr_jax.train.noise_pass import ByPart, GradientSums, GroupReading, Reading
+from rlvr_jax.train.noise_pass import ByPart, GradientSums, GroupReading, Reading, is_counted
 from rlvr_jax.train.state import NoiseAverages
 
 NoiseMetrics = dict[str, jax.Array]
@@ -45,8 +45,7 @@ def noise_estimates(
         reward_PR: f32, up to a constant per prompt; anything where not kept.
         naive_minibatches: K of the naive estimate, which divides P; 0 leaves it NaN.
     """
-    n_kept_P, n_rollouts = is_kept_PR.sum(axis=1), is_kept_PR.shape[1]
-    is_counted_P = n_kept_P >= min(2, n_rollouts)  # one kept rollout of several has no leave-one-out gradient
+    is_counted_P = is_counted(is_kept_PR)
     loss_sq = sq_norms_by_part(sums.loss)
     split = None
     if reading.gram is not None:
@@ -65,7 +64,7 @@ def noise_estimates(
         by_part={part: noise_scale(*group_statistics(reading.loss, loss_sq, part), is_counted_P) for part in loss_sq},
         adam=adam,
         split=split,
-        naive_rollouts=_naive(reading.loss, n_rollouts, naive_minibatches),
+        naive_rollouts=_naive(reading.loss, is_kept_PR.shape[1], naive_minibatches),
         n_nonfinite_rollouts=jnp.sum(~is_finite_rollout(reading, is_kept_PR)),
     )
 

@@ -74,14 +74,19 @@ def noise_loss(rollout_logprobs: RolloutLogprobs, algo: AlgoConfig) -> Objective
     """
 
     def loss(params: Params, batch: Batch) -> tuple[jax.Array, None]:
-        logprob_PRT, entropy_PRT = rollout_logprobs(params, batch)
+        is_trained_PRT = is_trained_token(batch)
+
+        def trained(x_PRT: jax.Array) -> jax.Array:
+            return jnp.where(is_trained_PRT, x_PRT, 0.0)  # places that are not trained hold anything
+
+        logprob_PRT, entropy_PRT = (trained(x_PRT) for x_PRT in rollout_logprobs(params, batch))
         gain_PRT = batch.loo_advantage_PR[..., None] * logprob_PRT
         if batch.reference_logprob_PRT is not None:
-            kl_PRT = kl_estimate(logprob_PRT, batch.reference_logprob_PRT, estimator=algo.kl_estimator)
-            gain_PRT = gain_PRT - algo.kl_coef * kl_PRT
+            reference_PRT = trained(batch.reference_logprob_PRT)
+            gain_PRT = gain_PRT - algo.kl_coef * kl_estimate(logprob_PRT, reference_PRT, estimator=algo.kl_estimator)
         if algo.entropy_coef > 0:
             gain_PRT = gain_PRT + algo.entropy_coef * entropy_PRT
-        per_rollout_PR = jnp.where(is_trained_token(batch), gain_PRT, 0.0).sum(axis=2)
+        per_rollout_PR = trained(gain_PRT).sum(axis=2)
         return -jnp.sum(per_rollout_PR / n_kept_rollouts(batch)[:, None]), None
 
     return loss
@@ -90,6 +95,11 @@ def noise_loss(rollout_logprobs: RolloutLogprobs, algo: AlgoConfig) -> Objective
 def n_kept_rollouts(batch: Batch) -> jax.Array:
     """f32[P], at least 1."""
     return jnp.maximum(batch.is_kept_PR.sum(axis=1), 1).astype(jnp.float32)
+
+
+def is_counted(is_kept_PR: jax.Array) -> jax.Array:
+    """bool[P], false where one rollout is kept of several, or none: such a group has no leave-one-out gradient."""
+    return is_kept_PR.sum(axis=1) >= min(2, is_kept_PR.shape[1])
 
 
 def has_other_terms(algo: AlgoConfig) -> bool:
@@ -102,19 +112,14 @@ def can_share_backward(algo: AlgoConfig, *, updates_per_step: int, decomposes: b
 
     A pass over scores can where a rollout's weight in the loss is one number. A pass over the loss, which
     is needed for a KL or entropy term and enough where nothing is decomposed, can where the update's
-    loss is the one that noise is defined for, up to a constant. Several updates per step take parts of
-    the collection each, at a ratio that is not 1.
+    loss, before it is divided by its weight, is R times the one that noise is defined for. Several updates per
+    step take parts of the collection each, at a ratio that is not 1.
     """
     if updates_per_step > 1 or algo.importance_cap > 0:
         return False
     if decomposes and not has_other_terms(algo):
         return True
-    return (
-        algo.advantage == "rloo"
-        and algo.averaging == "constant_length"
-        and algo.ratio == "token"
-        and algo.truncated != "mask"
-    )
+    return algo.advantage == "rloo" and algo.averaging != "sequence" and algo.truncated != "mask"
 
 
 def build_noise_pass(
@@ -165,8 +170,9 @@ def build_noise_pass(
             adam = _adam_reading(found, noise_weight_PR, batch.is_kept_PR)
         if measures_loss:
             one_P1 = jnp.ones((P, 1), jnp.float32)
-            # the update's loss adds tokens up; the noise's divides by R
-            scale_P1 = one_P1 / n_rollouts if shares_backward else one_P1
+            # the update's loss adds tokens up; the noise's divides by R. A group that is not counted is in no sum,
+            # though its KL and entropy have a gradient
+            scale_P1 = is_counted(batch.is_kept_PR)[:, None] * (one_P1 / n_rollouts if shares_backward else one_P1)
             gradient, loss_sum, found, logprobs = loss_pass(params, batch, one_P1, scale_P1, metric)
             is_kept_P1 = jnp.ones((P, 1), bool)
             loss = _group_reading(found.gram, found.sketch, scale_P1, is_kept_P1)

@@ -196,9 +196,11 @@ class _Run:
             )
             seconds = before.seconds + sample_s + reward_s + train_s + compile_s
             self.counters = self.counters._replace(seconds=seconds)
+            self._name_nonfinite(collection, arrays)  # first: rows that are not finite may end the run
             self._write_rows(before, fetched, reward_metrics(collection) | perf | noise)
             self._write_samples(collection, step)
-            self._write_noise(collection, arrays)
+            if arrays is not None and arrays.sketch_PRW is not None:
+                self.log.noise(measured_rollouts(collection, arrays), update=self.counters.update)
             progress.update(self.counters.update, config.n_updates, f"reward {_mean_reward(collection):.3f}")
             drawn = self._drawn(drawn)
             sample_s = timer.lap_s()
@@ -302,20 +304,16 @@ class _Run:
         if not updated.is_measured:
             self.plain_train_s = train_s
             return {}
-        shared_s = max(0.0, train_s - self.plain_train_s)  # NaN before there is such a step
+        shared_s = float(np.maximum(train_s - self.plain_train_s, 0.0))  # NaN before there is such a step
         return {"perf/noise_s": shared_s if updated.noise_s is None else updated.noise_s}
 
-    def _write_noise(self, collection: Collection, arrays: MeasuredArrays | None) -> None:
-        """Names rollouts whose gradient is not finite, and writes the sketches if they are kept."""
-        if arrays is None:
-            return
-        for p, r in np.argwhere(~arrays.is_finite_PR):
+    def _name_nonfinite(self, collection: Collection, arrays: MeasuredArrays | None) -> None:
+        """Warns of rollouts whose gradient is not finite, where it was measured."""
+        for p, r in np.argwhere(~arrays.is_finite_PR) if arrays is not None else ():
             log.warning(
                 "update %d: the gradient of rollout %d of prompt %r is not finite; this noise measurement has no value",
                 *(self.counters.update, r, collection.problems[p].prompt[:80]),
             )
-        if arrays.sketch_PRW is not None:
-            self.log.noise(measured_rollouts(collection, arrays), update=self.counters.update)
 
     def _write_samples(self, collection: Collection, step: int) -> None:
         config = self.config.log

@@ -56,6 +56,8 @@ def test_the_promised_metric_names_are_there(finished):
         completions/truncated_frac completions/length_correct completions/length_incorrect mismatch/logp_diff_mean
         mismatch/logp_diff_max batch/n_prompts batch/n_rollouts batch/effective_prompts batch/tokens gns/naive
         gns/noise_to_signal gns/b_noise_prompts gns/b_noise_rollouts gns/grad_sq gns/resolved perf/step_s
+        gns/prompt_var gns/rollout_var gns/zeta1 gns/zeta2 gns/r_star gns/split_prompts gns/running_trace_cov
+        gns/running_grad_sq gns/running_r_star gns/nonfinite_rollouts gns/mlp/trace_cov gns/head/b_noise_prompts
         batch/n_kept_rollouts batch/n_prompts_drawn batch/unique_prompts health/ungraded_prompts
         health/n_nonfinite health/sink_errors perf/sample_s perf/train_s perf/sample_tok_s perf/train_tok_s
         perf/mfu perf/peak_gib perf/compile_s"""
@@ -75,6 +77,110 @@ def test_running_noise_is_a_ratio_of_averages_carried_from_measurement_to_measur
     G2 = 0.09 * first["gns/grad_sq"] + 0.1 * second["gns/grad_sq"]
     expected = pytest.approx(S / G2, rel=1e-4) if G2 > 0 else None
     assert second["gns/running_b_noise_prompts"] == expected
+
+
+def test_the_first_running_values_are_the_measurement_itself_and_later_ones_lie_between(finished):
+    first, second = [row for row in exact_rows(finished) if "gns/trace_cov" in row]
+    for name in ("trace_cov", "grad_sq"):
+        x, y = first[f"gns/{name}"], second[f"gns/{name}"]
+        assert first[f"gns/running_{name}"] == pytest.approx(x, rel=1e-5)
+        # weights 0.9 * 0.1 and 0.1 of 0.19 in all
+        assert second[f"gns/running_{name}"] == pytest.approx((0.09 * x + 0.1 * y) / 0.19, rel=1e-4)
+
+
+def test_the_time_noise_takes_is_known_on_measured_rows_once_there_is_a_step_without(finished):
+    rows = list(read_rows(finished / "metrics.jsonl"))
+    assert ["perf/noise_s" in row for row in rows] == [True, False, True, False]
+    assert rows[0]["perf/noise_s"] is None  # nothing to compare with yet
+    assert rows[2]["perf/noise_s"] >= 0
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory, module_config, start):
+    """The shared run without a measurement."""
+    config, folder = copy.deepcopy(module_config), tmp_path_factory.mktemp("bare")
+    config.noise.every_updates = 0
+    start(config, folder)
+    return folder
+
+
+def without_noise(rows: list[dict]) -> list[dict]:
+    return [{name: value for name, value in row.items() if not name.startswith("gns/")} for row in rows]
+
+
+def test_measuring_in_the_updates_own_pass_changes_rounding_only(finished, bare):
+    for row, expected in zip(without_noise(exact_rows(finished)), exact_rows(bare), strict=True):
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_measuring_in_a_pass_of_its_own_leaves_every_bit_of_a_run(tmp_path, bare, module_config, start):
+    config = copy.deepcopy(module_config)
+    config.noise.every_updates, config.noise.shares_backward, config.noise.keep_sketches = 1, False, True
+    config.noise.optimizer_metric = True
+    start(config, tmp_path)
+    rows = exact_rows(tmp_path)
+    assert all(row["gns/trace_cov"] > 0 for row in rows)
+    assert without_noise(rows) == exact_rows(bare)
+    assert all(row["perf/noise_s"] > 0 for row in read_rows(tmp_path / "metrics.jsonl"))
+    # before the first update Adam has seen nothing
+    assert [row["gns/adam/trace_cov"] is None for row in rows] == [True, False, False, False]
+    for row in rows:
+        saved = np.load(tmp_path / "noise" / f"update_{row['update']}.npz", allow_pickle=False)
+        saved = {name: saved[name] for name in saved.files}
+        assert saved["sketch_PRW"].shape == (8, 4, 61)
+        assert saved["prompt"].shape == (8,)
+        assert saved["is_kept_PR"].all()
+        assert saved["reward_PR"].mean() == pytest.approx(row["reward/mean"])
+        assert saved["completion_length_PR"].mean() == pytest.approx(row["completions/mean_length"])
+        # 61 numbers: off by sqrt(2 / 61) = 0.18 of the lengths
+        length_PR = np.sqrt(np.einsum("prr->pr", saved["gram_PRR"]))
+        error_PRR = np.einsum("prw,psw->prs", *[saved["sketch_PRW"]] * 2) - saved["gram_PRR"]
+        assert np.sqrt(np.mean((error_PRR / (length_PR[:, :, None] * length_PR[:, None])) ** 2)) < 0.3
+        # the saved scores say what the row says: S of g_x = 1/R sum_j A_j s_j from the Gram matrices within prompts
+        advantage_PR = (saved["reward_PR"] - saved["reward_PR"].mean(axis=1, keepdims=True)) / 3
+        sq_norm = np.einsum("pr,ps,prs->", advantage_PR, advantage_PR, saved["gram_PRR"])
+        assert sq_norm / 8 == pytest.approx(row["gns/grad_sq"] + row["gns/trace_cov"], rel=1e-3)
+
+
+def test_sketches_of_updates_after_the_checkpoint_are_cut(tmp_path, module_config, start):
+    config = copy.deepcopy(module_config)
+    config.noise.keep_sketches, config.n_updates = True, 2
+    start(config, tmp_path)
+    assert [path.name for path in (tmp_path / "noise").iterdir()] == ["update_1.npz"]
+    kept = (tmp_path / "noise" / "update_1.npz").read_bytes()
+    for update in (3, 10):  # what a killed process left past its checkpoint
+        (tmp_path / "noise" / f"update_{update}.npz").write_bytes(b"cut short")
+    config.n_updates = 4
+    start(config, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "noise").iterdir()) == ["update_1.npz", "update_3.npz"]
+    assert (tmp_path / "noise" / "update_1.npz").read_bytes() == kept
+    assert np.load(tmp_path / "noise" / "update_3.npz")["gram_PRR"].shape == (8, 4, 4)
+
+
+@pytest.mark.parametrize("nonfinite", ["stop", "skip"])
+def test_a_rollout_whose_gradient_is_not_finite_is_named(
+    tmp_path, module_config, start, monkeypatch, caplog, nonfinite
+):
+    config = copy.deepcopy(module_config)
+    config.n_updates, config.optimizer.nonfinite = 1, nonfinite
+    update, seen = learner_module.Learner.update, []
+
+    def poisoned(self, collection, step):
+        updated = update(self, collection, step)
+        seen.append(collection.problems[3].prompt)
+        (metrics,), is_finite_PR = updated.metrics, np.ones((8, 4), bool)
+        is_finite_PR[3, 1] = False
+        arrays = updated.arrays._replace(is_finite_PR=is_finite_PR)
+        return updated._replace(metrics=[metrics | {"is_applied": np.bool_(False)}], arrays=arrays)
+
+    monkeypatch.setattr(learner_module.Learner, "update", poisoned)
+    if nonfinite == "stop":
+        with pytest.raises(FloatingPointError):
+            start(config, tmp_path)
+    else:
+        start(config, tmp_path)
+    assert f"update 1: the gradient of rollout 1 of prompt {seen[0]!r} is not finite" in caplog.text
+    assert caplog.text.count("is not finite") == 1
 
 
 def test_another_seed_sees_other_prompts(tmp_path, finished, module_config, start):

@@ -14,11 +14,20 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "algo"))
 from slow_advantages import slow_advantages
 from slow_loss import random_tokens, slow_logprobs, slow_loss, with_policies
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+sys.path.insert(0, str(Path(__file__).parent))
+from slow_noise import slow_group_gradients, slow_scale
+from slow_scores import gram
+from toy_policy import joined, toy_batch, toy_logprobs, toy_params, toy_slopes, with_reference
+
+from rlvr_jax.algo.advantages import ADVANTAGE_KINDS
 from rlvr_jax.algo.averaging import AVERAGING_KINDS
 from rlvr_jax.models.spec import ModelSpec, initial_params, parameter_count
 from rlvr_jax.train.batch import build_advantages, in_microbatches
-from rlvr_jax.train.config import AlgoConfig
-from rlvr_jax.train.loss import LossTerms, build_loss, build_rollout_logprobs
+from rlvr_jax.train.config import AlgoConfig, NoiseConfig, OptimizerConfig
+from rlvr_jax.train.loss import LossTerms, build_loss, build_loss_of_logprobs, build_rollout_logprobs
+from rlvr_jax.train.measure_noise import build_measuring
+from rlvr_jax.train.noise_pass import build_noise_pass, can_share_backward
 from rlvr_jax.train.optimizer import adamw, learning_rate
 from rlvr_jax.train.placement import build_mesh, replicated
 from rlvr_jax.train.state import initial_state
@@ -180,7 +189,7 @@ def test_golden_steps(preset, tokens_of_updates, first_jacobians):
     optimizer = adamw(SPEC, schedule, b1=B1, b2=B2, eps=EPS, weight_decay=WEIGHT_DECAY, clip_norm=clip_norm)
     logprobs = build_rollout_logprobs(SPEC, temperature=TEMPERATURE, compute_dtype=jnp.float32, use_remat=False)
     loss = build_loss(logprobs, algo, max_new_tokens=MAX_NEW_TOKENS)
-    step = build_train_step(loss, optimizer, schedule, mesh, clip_norm=clip_norm, freezes=True)
+    step = build_train_step(loss, optimizer, schedule, mesh, clip_norm=clip_norm, freezes=True, measuring=None)
     state = jax.device_put(initial_state(PARAMS, optimizer), replicated(mesh))
     advantages = build_advantages(algo)
     for update, batch in enumerate(batches):
@@ -189,7 +198,8 @@ def test_golden_steps(preset, tokens_of_updates, first_jacobians):
         )
         advantage_PR, loo_advantage_PR = advantages(REWARD_UPR[update], batch.is_kept_PR)
         batch = batch.replace(advantage_PR=advantage_PR, loo_advantage_PR=loo_advantage_PR)
-        state, metrics = step(state, in_microbatches(batch, mesh, microbatch_prompts=1))
+        state, metrics, arrays = step(state, in_microbatches(batch, mesh, microbatch_prompts=1))
+        assert arrays is None  # nothing is measured
         assert {name: float(x) for name, x in metrics.items()} == pytest.approx(expected, rel=1e-4, abs=1e-6)
         np.testing.assert_allclose(flat(state.params), slow.params, rtol=0, atol=2e-6)  # of moves of 0.02
         assert int(state.n_updates) == update + 1
@@ -242,9 +252,11 @@ def gradient_and_metrics(algo, batch, *, microbatch_prompts, data=1, logprobs=ta
     """By an update that is minus the gradient."""
     optimizer, mesh = optax.sgd(1.0), build_mesh(data=data)
     loss = build_loss(logprobs, algo, max_new_tokens=MAX_NEW_TOKENS)
-    step = build_train_step(loss, optimizer, optax.constant_schedule(1.0), mesh, clip_norm=0.0, freezes=True)
+    step = build_train_step(
+        loss, optimizer, optax.constant_schedule(1.0), mesh, clip_norm=0.0, freezes=True, measuring=None
+    )
     state = jax.device_put(initial_state(params, optimizer), replicated(mesh))
-    state, metrics = step(state, in_microbatches(batch, mesh, microbatch_prompts=microbatch_prompts))
+    state, metrics, _ = step(state, in_microbatches(batch, mesh, microbatch_prompts=microbatch_prompts))
     return flat(params) - flat(state.params), {name: float(x) for name, x in metrics.items()}
 
 
@@ -311,10 +323,9 @@ def adam_steps():
     """One step function for each of freezes=True and freezes=False, on batches with an old policy."""
     optimizer = optax.adam(0.1)
     loss = build_loss(table_logprobs, AlgoConfig(averaging="token"), max_new_tokens=MAX_NEW_TOKENS)
+    schedule, options = optax.constant_schedule(0.1), {"clip_norm": 0.0, "measuring": None}
     steps = {
-        freezes: build_train_step(
-            loss, optimizer, optax.constant_schedule(0.1), build_mesh(data=1), clip_norm=0.0, freezes=freezes
-        )
+        freezes: build_train_step(loss, optimizer, schedule, build_mesh(data=1), **options, freezes=freezes)
         for freezes in (True, False)
     }
 
@@ -323,7 +334,7 @@ def adam_steps():
         state = jax.device_put(initial_state(TABLE, optimizer), replicated(mesh))
         states, metrics = [], []
         for batch in batches:
-            state, of_update = steps[freezes](state, in_microbatches(batch, mesh, microbatch_prompts=P))
+            state, of_update, _ = steps[freezes](state, in_microbatches(batch, mesh, microbatch_prompts=P))
             states.append(jax.device_get(state))
             metrics.append(jax.device_get(of_update))
         return states, metrics
@@ -383,9 +394,10 @@ def test_a_loss_or_a_gradient_that_is_not_finite_is_enough(loss_of, freezes):
         return value, LossTerms({"weight": jnp.ones(()), "tokens": jnp.ones(()), "loss/total": value}, {})
 
     step = build_train_step(
-        loss, optax.sgd(1.0), optax.constant_schedule(1.0), build_mesh(data=1), clip_norm=0.0, freezes=freezes
-    )
-    state, metrics = step(initial_state({"x": jnp.zeros(())}, optax.sgd(1.0)), jnp.zeros((1, 1)))
+        loss, optax.sgd(1.0), optax.constant_schedule(1.0), build_mesh(data=1), clip_norm=0.0, freezes=freezes,
+        measuring=None,
+    )  # fmt: skip
+    state, metrics, _ = step(initial_state({"x": jnp.zeros(())}, optax.sgd(1.0)), jnp.zeros((1, 1)))
     assert not bool(metrics["is_applied"])
     assert (int(state.n_updates), int(state.n_nonfinite), int(state.n_skipped_in_a_row)) == (0, 1, 1)
     assert float(state.params["x"]) == 0.0
@@ -416,3 +428,128 @@ def test_the_log_probability_pass_keeps_micro_batches_apart():
     got_MNRT = build_logprob_pass(table_logprobs)(TABLE, in_microbatches(batch, mesh, microbatch_prompts=2))
     assert got_MNRT.shape == (4, 2, R, T)
     np.testing.assert_allclose(got_MNRT.reshape(P, R, T), table_logprobs(TABLE, batch)[0], rtol=1e-6)
+
+
+# An update whose gradient comes from the pass that measures.
+
+Q, NOISE_R = 8, 4
+TOY = toy_params()
+SHARED = {  # settings of the loss, of the measurement, micro-batches, devices
+    "the defaults": ({}, {}, 8, 1),
+    "cispo of sequences, in micro-batches": (
+        {"objective": "cispo", "ratio": "sequence", "averaging": "sequence"}, {}, 2, 1,
+    ),
+    "dual clip averaged by token, on two devices": ({"dual_clip": 1.3, "averaging": "token"}, {}, 4, 2),
+    "sequence ratio by vmap": ({"ratio": "sequence", "averaging": "token"}, {"method": "vmap"}, 4, 1),
+    "KL and entropy": ({"kl_coef": 0.3, "entropy_coef": 0.2}, {}, 4, 1),
+    "KL of tokens, not split, on eight devices": (
+        {"kl_coef": 0.3, "averaging": "token", "kl_estimator": "k2"}, {"decompose": False}, 8, 8,
+    ),
+    "sequence ratio, not split, by vmap": ({"ratio": "sequence"}, {"decompose": False, "method": "vmap"}, 8, 1),
+}  # fmt: skip
+
+
+ESTIMATED = "cispo of sequences, in micro-batches"  # the one with gns/ metrics
+
+
+@pytest.fixture(scope="module")
+def toy_steps():
+    """Runs a case without and with measuring: (gradient, metrics, arrays, state) of an update by minus the gradient."""
+    built = {}
+
+    def of_case(case):
+        if case not in built:
+            options, settings, microbatch_prompts, data = SHARED[case]
+            algo, noise, mesh = AlgoConfig(**options), NoiseConfig(sketch_width=64, **settings), build_mesh(data=data)
+            assert can_share_backward(algo, updates_per_step=1, decomposes=noise.decompose)
+            noise_pass = build_noise_pass(
+                toy_logprobs, build_loss_of_logprobs(algo, max_new_tokens=5), algo, noise, n_rollouts=NOISE_R,
+                n_shards=data, decomposes=noise.decompose, shares_backward=True,
+            )  # fmt: skip
+            measuring = build_measuring(noise_pass, noise, OptimizerConfig(), n_prompts=Q, n_rollouts=NOISE_R)
+            if case != ESTIMATED:  # the update's gradient does not depend on it, and it takes long to compile
+                measuring = measuring._replace(estimate=lambda state, sums, reading, batch: (state.noise, {}, reading))
+            steps = [
+                build_train_step(
+                    build_loss(toy_logprobs, algo, max_new_tokens=5), optax.sgd(1.0), optax.constant_schedule(1.0),
+                    mesh, clip_norm=0.0, freezes=True, measuring=each,
+                )
+                for each in (None, measuring)
+            ]  # fmt: skip
+            built[case] = *steps, mesh, microbatch_prompts
+        return built[case]
+
+    def run(case, batch):
+        *steps, mesh, microbatch_prompts = of_case(case)
+        found = []
+        for step in steps:
+            state = jax.device_put(initial_state(TOY, optax.sgd(1.0)), replicated(mesh))
+            state, metrics, arrays = step(state, in_microbatches(batch, mesh, microbatch_prompts=microbatch_prompts))
+            gradient = flat(TOY) - flat(state.params)
+            found.append((gradient, {name: float(x) for name, x in metrics.items()}, arrays, state))
+        return found
+
+    return run
+
+
+def assert_same_gradient(plain, shared):
+    (gradient, metrics, no_arrays, _), (got_gradient, got_metrics, _, got_state) = plain, shared
+    assert np.linalg.norm(gradient) > 1e-3
+    assert np.linalg.norm(got_gradient - gradient) < 1e-5 * np.linalg.norm(gradient)
+    assert {name: got_metrics[name] for name in metrics} == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+    assert all(name.startswith("gns/") for name in set(got_metrics) - set(metrics))
+    assert (no_arrays, int(got_state.n_updates)) == (None, 1)
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_an_update_from_the_measuring_pass_is_the_one_without(case, toy_steps):
+    batch = toy_batch(P=Q, R=NOISE_R)
+    if AlgoConfig(**SHARED[case][0]).kl_coef > 0:
+        batch = with_reference(batch, np.asarray(toy_logprobs(TOY, batch)[0]))
+    assert_same_gradient(*toy_steps(case, batch))
+
+
+NOISE_KEPT_PR = np.ones((Q, NOISE_R), bool)
+NOISE_KEPT_PR[0, 1:] = NOISE_KEPT_PR[2:4] = NOISE_KEPT_PR[5, 0] = False
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+@pytest.mark.parametrize("advantage", ADVANTAGE_KINDS)
+def test_a_shared_update_takes_any_advantages_and_masks(advantage, is_masked, toy_steps):
+    is_kept_PR = NOISE_KEPT_PR if is_masked else None
+    # a penalty for length makes rewards of more than two values
+    reward_PR = np.random.default_rng(2).integers(0, 2, (Q, NOISE_R)) - np.linspace(0, 0.5, NOISE_R)[None]
+    batch = toy_batch(
+        P=Q, R=NOISE_R, is_kept_PR=is_kept_PR, reward_PR=reward_PR.astype(np.float32), advantage=advantage
+    )  # fmt: skip
+    for case in ("the defaults", ESTIMATED):
+        assert_same_gradient(*toy_steps(case, batch))
+
+
+def test_what_is_measured_beside_an_update_is_of_all_its_micro_batches(toy_steps):
+    batch = toy_batch(P=Q, R=NOISE_R, is_kept_PR=NOISE_KEPT_PR, advantage="grpo")
+    (_, _, _, before), (_, metrics, arrays, state) = toy_steps(ESTIMATED, batch)
+    slopes = toy_slopes(TOY, batch)
+    group_Pn = joined(slow_group_gradients(batch, slopes, AlgoConfig()))
+    S, G2 = slow_scale(group_Pn, NOISE_KEPT_PR.sum(axis=1) >= 2)
+    assert metrics["gns/trace_cov"] == pytest.approx(S, rel=1e-4)
+    assert metrics["gns/grad_sq"] == pytest.approx(G2, rel=1e-4, abs=1e-5 * S)
+    expected_PRR = gram(joined(slopes.logprob).sum(axis=2))
+    np.testing.assert_allclose(arrays.gram_PRR, expected_PRR, rtol=1e-5, atol=1e-5 * expected_PRR.max())
+    assert arrays.is_finite_PR.all()
+    assert float(before.noise.weight) == 0.0
+    assert float(state.noise.weight) == pytest.approx(0.1)
+    assert float(state.noise.trace_cov) == pytest.approx(0.1 * S, rel=1e-4)
+
+
+def test_a_shared_update_that_is_not_finite_is_not_applied_and_stays_out_of_the_averages(toy_steps):
+    batch = toy_batch(P=Q, R=NOISE_R)
+    advantage_PR = batch.advantage_PR.copy()
+    advantage_PR[3, 1] = np.nan
+    bad = batch.replace(advantage_PR=advantage_PR, loo_advantage_PR=np.where(np.isnan(advantage_PR), np.nan, 1.0))
+    plain, (gradient, metrics, arrays, state) = toy_steps(ESTIMATED, bad)
+    assert metrics["is_applied"] == plain[1]["is_applied"] == 0.0
+    assert not gradient.any()
+    assert np.isnan(metrics["gns/trace_cov"])
+    assert float(state.noise.weight) == 0.0
+    assert arrays.is_finite_PR.all()  # the scores are finite: it is the weight that is not

@@ -1,0 +1,58 @@
+"""A policy on disk, outside any run."""
+
+from pathlib import Path
+
+import jax
+
+from rlvr_jax.models.spec import initial_params
+from rlvr_jax.train.assemble import Parts
+from rlvr_jax.train.checkpoint import CheckpointError, Checkpoints
+from rlvr_jax.train.config import TrainConfig
+from rlvr_jax.train.placement import replicated
+from rlvr_jax.train.programs import build_programs
+from rlvr_jax.train.state import TrainState, initial_state
+
+
+def saved_state(config: TrainConfig, parts: Parts, checkpoint: Path) -> tuple[TrainState, int]:
+    """The state that a checkpoint holds, on the mesh, and the update it was saved after.
+
+    Args:
+        checkpoint: a run directory (its newest checkpoint) or one folder of its `checkpoints/`.
+
+    Raises CheckpointError if there is no such checkpoint, or it does not hold this config's model.
+    """
+    folder, update = _located(checkpoint)
+    checkpoints = Checkpoints(folder, keep_newest=1, keep_best=0, is_read_only=True)
+    known = checkpoints.all_updates()
+    update = update if update is not None else max(known, default=None)
+    if update not in known:
+        raise CheckpointError(f"{folder} has no complete checkpoint of update {update}; it has {known}")
+    params = initial_params(parts.spec, jax.random.key(0))  # only its shapes matter
+    optimizer = build_programs(config, parts).optimizer
+    like = jax.device_put(initial_state(params, optimizer), replicated(parts.mesh))
+    try:
+        state, progress = checkpoints.restore(update, like)
+    except Exception as error:  # orbax raises many kinds
+        raise CheckpointError(
+            f"checkpoint {folder / str(update)} cannot be read as the model of this config "
+            f"({type(error).__name__}: {str(error).splitlines()[0][:200]}); is --config the one it was trained with?"
+        ) from error
+    finally:
+        checkpoints.close()
+    return state, progress["update"]
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The run directory that a checkpoint belongs to; the folder it lies in, if that is not called checkpoints."""
+    folder, _ = _located(checkpoint)
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def _located(checkpoint: Path) -> tuple[Path, int | None]:
+    """The folder of checkpoints, and the update if one is named."""
+    if (checkpoint / "checkpoints").is_dir():
+        return checkpoint / "checkpoints", None
+    parent = checkpoint.parent if checkpoint.parent.name else checkpoint.parent.absolute()  # "40" names no folder
+    if checkpoint.name.isdigit() and parent.is_dir():
+        return parent, int(checkpoint.name)
+    raise CheckpointError(f"--checkpoint={checkpoint} is neither a run directory nor a folder of its checkpoints/")
