@@ -11,6 +11,7 @@ from rlvr_jax.analysis.noise_result import (
     interval_text,
     is_number,
     iso_batch,
+    needed_text,
     number_text,
     refusal_text,
     rollout_variance,
@@ -88,13 +89,15 @@ def _parts(result: Result) -> list[str]:
         ["  zeta1", number_text(zeta1), "", interval_text(parts["zeta1"]["ci"])],
         ["  zeta2", number_text(zeta2), "", interval_text(parts["zeta2"]["ci"])],
     ]
-    alone = ["of the policy term alone: KL and entropy terms are in the noise above, not here"]
+    alone = ["Of the policy term alone: KL and entropy terms are in the noise above, not here."]
     lines = alone if parts.get("is_policy_term_alone") else []
     lines += [*_aligned(rows), "", f"R*, rollouts per prompt with the least noise at a fixed batch: {best_text(parts)}"]
     if parts["critical_rollouts"] is not None:
         lines.append(f"rollout noise equals prompt noise at R = {number_text(parts['critical_rollouts'])}")
     if by_cost := parts["best_rollouts_by_cost"]:
         best = "unresolved" if by_cost["n_rollouts"] is None else f"R = {number_text(by_cost['n_rollouts'])}"
+        if by_cost["n_rollouts"] is not None and by_cost["n_rollouts"] == by_cost.get("looked_up_to"):
+            best += " or more"
         costs = (number_text(by_cost[f"cost_per_{what}"]) for what in ("prompt", "rollout"))
         lines.append("least noise at a fixed cost, {} per prompt and {} per rollout: {}".format(*costs, best))
     if interval_text(parts["v_prompt"]["ci"]) and parts["v_prompt"]["ci"][0] <= 0:
@@ -115,9 +118,7 @@ def _parameter_groups(result: Result) -> list[str]:
                 [name, *shares, number_text(group["b_noise_prompts"]), interval_text(ci_of(group, "b_noise_prompts"))]
             )
         else:
-            needed = group["prompts_to_resolve"]
-            about = "" if needed is None else f"about {number_text(needed)} prompts would resolve it"
-            rows.append([name, *shares, "unresolved", about])
+            rows.append([name, *shares, "unresolved", needed_text(group)])
     return _aligned(rows)
 
 

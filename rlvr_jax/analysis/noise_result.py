@@ -53,9 +53,17 @@ def best_text(parts: Result | None) -> str:
 
 def unresolved_text(total: Result) -> str:
     """Why there is no noise scale, and what would help."""
-    if total["prompts_to_resolve"] is None:
-        return "unresolved: |G|^2 is not told apart from 0"
-    return f"unresolved: about {number_text(total['prompts_to_resolve'])} prompts would resolve it"
+    needed = needed_text(total)
+    return f"unresolved: {needed or '|G|^2 is not told apart from 0'}"
+
+
+def needed_text(total: Result) -> str:
+    """How many prompts would resolve a noise scale; "" if nothing says so."""
+    needed = total["prompts_to_resolve"]
+    if needed is None:
+        return ""
+    is_bound = total["grad_sq"] is None or total["grad_sq"] <= 0  # then the upper end of |G|^2 stands for it
+    return f"{'more than' if is_bound else 'about'} {number_text(needed)} prompts would resolve it"
 
 
 def refusal_text(result: Result) -> str:

@@ -11,6 +11,9 @@ import scipy.special
 STUDENT_QUANTILES_975 = scipy.special.stdtrit(np.arange(1025), 0.975).astype(np.float32)
 
 
+ROUNDING = 1e-5  # relative, of f32 sums over many gradients: a smaller |G|^2 is 0
+
+
 @flax.struct.dataclass
 class NoiseScale:
     """Scalars, f32 or bool. NaN where the data do not say."""
@@ -21,7 +24,7 @@ class NoiseScale:
     low_prompts: jax.Array  # 95% interval of b_noise_prompts; NaN unless resolved
     high_prompts: jax.Array
     is_resolved: jax.Array
-    prompts_to_resolve: jax.Array  # 2 S / |G|^2, or a lower bound of it where |G|^2 <= 0
+    prompts_to_resolve: jax.Array  # about 2 S / |G|^2; a lower bound where |G|^2 <= 0
 
 
 def noise_scale(
@@ -42,7 +45,8 @@ def noise_scale(
     the lucky ones, which show B_noise too small: 86 to 90 at a quarter of it.
 
     About twice B_noise prompts resolve it. Where |G|^2 <= 0, prompts_to_resolve puts the upper end of
-    |G|^2's 95% interval (plain jackknife) in its place, which makes it a lower bound.
+    |G|^2's 95% interval (plain jackknife) in its place, which makes it a lower bound. Of an unresolved batch it
+    is at least 2n: its own n were not enough.
 
     Args:
         sq_norm_P: f32[P], |g_x|^2; anything where not counted.
@@ -76,6 +80,8 @@ def noise_scale(
     grad_sq_error = jnp.sqrt(jackknife_covariance(left_out_sq_P[:, None], is_counted_P)[0, 0])
     likely_grad_sq = jnp.where(grad_sq > 0, grad_sq, grad_sq + student_quantile(degrees) * grad_sq_error)
     is_needed_known = (trace_cov > 0) & (likely_grad_sq > 0)
+    needed = 2 * trace_cov / likely_grad_sq
+    needed = jnp.where(is_resolved, needed, jnp.maximum(needed, 2 * is_counted_P.sum().astype(jnp.float32)))
     return NoiseScale(
         trace_cov=trace_cov,
         grad_sq=grad_sq,
@@ -83,7 +89,7 @@ def noise_scale(
         low_prompts=low,
         high_prompts=high,
         is_resolved=is_resolved,
-        prompts_to_resolve=jnp.where(is_needed_known, 2 * trace_cov / likely_grad_sq, jnp.nan),
+        prompts_to_resolve=jnp.where(is_needed_known, needed, jnp.nan),
     )
 
 
@@ -167,5 +173,7 @@ def _moments(sum_of_sq: jax.Array, sq_of_sum: jax.Array, n: jax.Array) -> tuple[
     """(S, |G|^2) of n groups from sum |g|^2 and |sum g|^2; NaN where n < 2."""
     n = jnp.where(n >= 2, n.astype(jnp.float32), jnp.nan)
     trace_cov = (sum_of_sq - sq_of_sum / n) / (n - 1)
-    grad_sq = (sq_of_sum - sum_of_sq) / (n * (n - 1))
+    difference = sq_of_sum - sum_of_sq
+    is_rounding = jnp.abs(difference) <= ROUNDING * (sq_of_sum + sum_of_sq)  # as where one group alone has a gradient
+    grad_sq = jnp.where(is_rounding, 0.0, difference) / (n * (n - 1))
     return trace_cov, grad_sq

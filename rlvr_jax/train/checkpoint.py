@@ -86,7 +86,7 @@ class Checkpoints:
             update, error = max(damaged.items())
             raise CheckpointError(
                 f"none of the checkpoints in {self.folder} (updates {sorted(damaged)}) can be read; "
-                f"of update {update}: {type(error).__name__}: {_first_line(error)}. "
+                f"of update {update}: {type(error).__name__}: {first_line(error)}. "
                 "Delete the run directory to start over"
             )
         return None
@@ -100,7 +100,7 @@ class Checkpoints:
             (self.folder / str(update)).rename(aside)
             log.warning(
                 "checkpoint of update %d is damaged (%s: %s); set aside as %s, going on from update %d",
-                *(update, type(error).__name__, _first_line(error), aside, going_on_from),
+                *(update, type(error).__name__, first_line(error), aside, going_on_from),
             )
         if damaged:
             self._manager.reload()
@@ -130,7 +130,7 @@ class Checkpoints:
         except Exception as error:  # a full disk comes as many kinds, from several layers
             raise CheckpointError(
                 f"the checkpoint of update {self._last_update} could not be saved in {self.folder} "
-                f"({type(error).__name__}: {_first_line(error)}); earlier ones are whole. "
+                f"({type(error).__name__}: {first_line(error)}); earlier ones are whole. "
                 "Free the disk and run the same command to go on"
             ) from error
 
@@ -162,5 +162,6 @@ def _ignore_closed_event_loops() -> None:
     sys.unraisablehook = hook
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of an error's message, which may be empty."""
     return (str(error).splitlines() or [""])[0][:200]

@@ -79,7 +79,9 @@ def measure_policy(
             seed=options.seed,
         )
         n_chunks = -(-options.n_prompts // size)
-        say(f"{options.n_prompts} prompts x {options.n_rollouts} rollouts of {policy.words}, {size} prompts at a time")
+        say(
+            f"{options.n_prompts} prompts x {options.n_rollouts} rollouts of {policy.words}, {size} prompt(s) at a time"
+        )
         say(f"{folder}: {_progress_text(disk.n_chunks, n_chunks)}")
         _measure_chunks(measure, disk, problem_order(config, options, parts), size, stop=stop)
         arrays = disk.arrays()

@@ -76,7 +76,9 @@ def group_statistics(
     sq_norm_P, sketch_PW, sum_sq_norm = (
         of_parts[part] if part else _total(of_parts) for of_parts in (groups.sq_norm, groups.sketch, sum_sq_norms)
     )
-    return sq_norm_P, sum_sq_norm, jnp.einsum("pw,w->p", sketch_PW, sketch_PW.sum(axis=0), precision="highest")
+    dot_sum_P = jnp.einsum("pw,w->p", sketch_PW, sketch_PW.sum(axis=0), precision="highest")
+    # <g_x, g_x> is known exactly: left in the sketch's, its error would not cancel when x is left out
+    return sq_norm_P, sum_sq_norm, dot_sum_P - jnp.square(sketch_PW).sum(axis=1) + sq_norm_P
 
 
 def is_finite_rollout(reading: Reading, is_kept_PR: jax.Array) -> jax.Array:

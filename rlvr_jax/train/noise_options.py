@@ -45,8 +45,10 @@ def check_options(options: Options, config: TrainConfig, parts: Parts) -> None:
         )
     if not 0 <= options.seed < 2**32:
         problems.append(f"--seed={options.seed} must lie in 0..2^32-1")
-    if options.prompts_per_chunk < 0 or options.prompts_per_chunk % n_devices:
-        above = max(-(-options.prompts_per_chunk // n_devices), 1) * n_devices
+    if options.prompts_per_chunk < 0:
+        problems.append(f"--prompts_per_chunk={options.prompts_per_chunk} must be at least 1, or 0 for automatic")
+    elif options.prompts_per_chunk % n_devices:
+        above = -(-options.prompts_per_chunk // n_devices) * n_devices
         problems.append(
             f"--prompts_per_chunk={options.prompts_per_chunk} cannot be shared by {n_devices} device(s); use "
             f"--prompts_per_chunk={above}, or 0 for automatic"

@@ -128,7 +128,7 @@ def _decomposition(measured: Measured, split: Decomposition) -> Json:
             "looked_up_to": most,
         }
     return {
-        **{name: _interval(getattr(split, name)) for name in ("v_prompt", "zeta1", "zeta2", "r_star")},
+        **{name: _interval(getattr(split, name)) for name in ("grad_sq", "v_prompt", "zeta1", "zeta2", "r_star")},
         "resolved": is_resolved,
         "critical_rollouts": number(critical_rollouts(*parts)) if is_resolved else None,
         "best_rollouts_by_cost": by_cost,

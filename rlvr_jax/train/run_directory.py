@@ -66,7 +66,15 @@ def check_same_config(config: TrainConfig, run: dict[str, Any], folder: Path) ->
     n_updates may grow. A schedule that decays to n_updates would change with it, so it then has
     to be pinned by name.
     """
-    old, new = run["config"], _as_json(config)
+    old, new = run["config"], config_as_json(config)
+    unknown = sorted(new.keys() - old.keys())
+    if unknown:
+        raise ConfigError(
+            [
+                f"{folder} was started by an earlier version, which had no {', '.join(unknown)}; finish it with that "
+                "version, or choose another --runs=DIR"
+            ]
+        )
     problems = [
         f"{name} was {old.get(name)!r} when {folder} was started and is {new.get(name)!r} now; "
         "a run keeps its settings (only n_updates may grow): change it back or delete the directory"
@@ -106,7 +114,7 @@ def write_run(
             "status": status,
             "study": config.study,
             "point": config.point_name,
-            "config": _as_json(config),
+            "config": config_as_json(config),
             "plan": dataclasses.asdict(plan),
             "starting_params": starting_params_hash,
             "task_data": task_data,
@@ -134,7 +142,8 @@ def device_kind() -> dict[str, Any]:
     return {"platform": jax.default_backend(), "kind": jax.devices()[0].device_kind, "n": jax.device_count()}
 
 
-def _as_json(config: TrainConfig) -> dict[str, Any]:
+def config_as_json(config: TrainConfig) -> dict[str, Any]:
+    """All fields by dotted path, as they come back from run.json."""
     return json.loads(json.dumps(flat_fields(config)))  # tuples become lists, as they come back from disk
 
 

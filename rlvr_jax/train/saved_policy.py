@@ -1,16 +1,20 @@
 """A policy on disk, outside any run."""
 
+import logging
 from pathlib import Path
 
 import jax
 
 from rlvr_jax.models.spec import initial_params
 from rlvr_jax.train.assemble import Parts
-from rlvr_jax.train.checkpoint import CheckpointError, Checkpoints
+from rlvr_jax.train.checkpoint import CheckpointError, Checkpoints, first_line
 from rlvr_jax.train.config import TrainConfig
 from rlvr_jax.train.placement import replicated
 from rlvr_jax.train.programs import build_programs
+from rlvr_jax.train.run_directory import config_as_json, read_run
 from rlvr_jax.train.state import TrainState, initial_state
+
+log = logging.getLogger(__name__)
 
 
 def saved_state(config: TrainConfig, parts: Parts, checkpoint: Path) -> tuple[TrainState, int]:
@@ -27,6 +31,7 @@ def saved_state(config: TrainConfig, parts: Parts, checkpoint: Path) -> tuple[Tr
     update = update if update is not None else max(known, default=None)
     if update not in known:
         raise CheckpointError(f"{folder} has no complete checkpoint of update {update}; it has {known}")
+    _check_config(config, checkpoint)
     params = initial_params(parts.spec, jax.random.key(0))  # only its shapes matter
     optimizer = build_programs(config, parts).optimizer
     like = jax.device_put(initial_state(params, optimizer), replicated(parts.mesh))
@@ -35,11 +40,33 @@ def saved_state(config: TrainConfig, parts: Parts, checkpoint: Path) -> tuple[Tr
     except Exception as error:  # orbax raises many kinds
         raise CheckpointError(
             f"checkpoint {folder / str(update)} cannot be read as the model of this config "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:200]}); is --config the one it was trained with?"
+            f"({type(error).__name__}: {first_line(error)}); is --config the one it was trained with, and was it "
+            "trained with this version?"
         ) from error
     finally:
         checkpoints.close()
     return state, progress["update"]
+
+
+def _check_config(config: TrainConfig, checkpoint: Path) -> None:
+    """Raises CheckpointError if the run says it trained another model; warns of what else differs and matters here.
+
+    Shapes alone would not tell: another rope_theta is another network with the same weights.
+    """
+    run = read_run(run_folder(checkpoint))
+    if run is None:
+        return
+    changed = {
+        name: f"{name} was {run['config'][name]!r} and is {value!r} now"
+        for name, value in config_as_json(config).items()
+        if name in run["config"] and run["config"][name] != value
+    }
+    of_model = [text for name, text in changed.items() if name.startswith("model.")]
+    if of_model:
+        raise CheckpointError(f"checkpoint {checkpoint} is of another model: {'; '.join(of_model)}")
+    surprising = [text for name, text in changed.items() if name.startswith(("task.", "sampling.", "algo."))]
+    if surprising:
+        log.warning("checkpoint %s was trained with other settings: %s", checkpoint, "; ".join(surprising))
 
 
 def run_folder(checkpoint: Path) -> Path:

@@ -143,3 +143,11 @@ def test_without_a_decomposition_the_figure_shows_the_noise_over_prompts():
     np.testing.assert_allclose(data_of(axes, "|G|², the signal")[1], 0.002)
     unresolved = noise_figure(refused_result(is_resolved=False)).axes[0]
     assert labels_of(unresolved) == ["noise of a batch of P' prompts × 2", "measured"]
+
+
+def test_the_measured_dot_lies_on_the_prediction_where_problems_are_few():
+    result = make_result()
+    here = 0.5 * (0.04 + v_rollout(32)) / 256  # of the finite population; S / P knows nothing of it
+    for point in result["predicted"]:
+        point["trace_cov"] *= 0.5
+    np.testing.assert_allclose(data_of(noise_figure(result).axes[1], "measured"), ([5], [here]))

@@ -174,3 +174,18 @@ def test_a_terminal_of_100_columns_holds_the_table(make):
     result = make()
     result["decompose_refused"] = " ".join([REASON] * 5)
     assert max(len(line) for line in noise_table(result).splitlines()) <= 100
+
+
+def test_where_every_prompt_has_a_gradient_none_is_said_to_have_none():
+    result = make_result()
+    result["total"]["effective_prompts"] = 256
+    text = noise_table(result)
+    assert "every prompt has rollouts of unequal reward" in text
+    assert "no gradient" not in text
+
+
+def test_a_split_of_the_policy_term_alone_is_called_so():
+    result = make_result()
+    assert "policy term alone" not in noise_table(result)
+    result["decompose"]["is_policy_term_alone"] = True
+    assert "Of the policy term alone: KL and entropy terms are in the noise above" in noise_table(result)

@@ -90,7 +90,7 @@ def wait_for_chunk(folder: Path, number: int) -> None:
 
 def test_the_table_is_printed_and_everything_written(study, uninterrupted):
     folder, said = uninterrupted
-    assert "20 prompts x 4 rollouts of the starting policy of tiny, 1 prompts at a time" in said
+    assert "20 prompts x 4 rollouts of the starting policy of tiny, 1 prompt(s) at a time" in said
     assert "Where S comes from, at 4 rollouts per prompt" in said
     assert "least noise at a fixed cost, 2 per prompt and 1 per rollout" in said
     assert f"result, figure and all that was measured: {folder.relative_to(study)}" in said
