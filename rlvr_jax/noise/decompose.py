@@ -119,7 +119,7 @@ def decomposition(
     unless V_prompt and 2 zeta2 - 4 zeta1, of the whole batch and with any one prompt left out, are positive, and
     V_prompt's interval is too: without prompt noise R* is infinite, and no finite interval would hold it.
     Measured (bench/noise_estimators.py): they cover 93 to 96 of 100 times with 128 prompts, 88 to 95 with 32; that of
-    R* 93 to 96 where most batches resolve it, 84 where half do.
+    R* 93 to 96 where most batches resolve it, less where few do: they are those in which V_prompt came out large.
     With prompts drawn without replacement from N problems whose gradients have the variance v, V_prompt estimates
     v N/(N-1), and |G|^2 comes out v/(N-1) too small.
 

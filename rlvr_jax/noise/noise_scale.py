@@ -117,7 +117,7 @@ def batch_moments(
 ) -> tuple[jax.Array, jax.Array]:
     """(S, |G|^2) as in `noise_scale`, each f32; NaN if any counted number is not finite or n < 2."""
     sq_norm_P, sum_sq_norm, _ = _counted(sq_norm_P, sum_sq_norm, dot_sum_P, is_counted_P)
-    return _moments(sq_norm_P.sum(), sum_sq_norm, is_counted_P.sum())
+    return _moments(sq_norm_P.sum(), sum_sq_norm, is_counted_P.sum(), size=sq_norm_P.sum() + sum_sq_norm)
 
 
 def left_out_moments(
@@ -126,7 +126,8 @@ def left_out_moments(
     """(S, |G|^2) of the batch without each prompt in turn, each f32[P]; NaN if n < 3."""
     sq_norm_P, sum_sq_norm, dot_sum_P = _counted(sq_norm_P, sum_sq_norm, dot_sum_P, is_counted_P)
     left_n_P = is_counted_P.sum() - is_counted_P.astype(jnp.int32)
-    return _moments(sq_norm_P.sum() - sq_norm_P, sum_sq_norm - 2 * dot_sum_P + sq_norm_P, left_n_P)
+    size = sq_norm_P.sum() + sum_sq_norm  # what is left of it can be a rounding error of it
+    return _moments(sq_norm_P.sum() - sq_norm_P, sum_sq_norm - 2 * dot_sum_P + sq_norm_P, left_n_P, size=size)
 
 
 def jackknife_covariance(left_out_PC: jax.Array, is_counted_P: jax.Array) -> jax.Array:
@@ -169,11 +170,13 @@ def _counted(
     return tuple(jnp.where(is_finite, x, jnp.nan) for x in (sq_norm_P, sum_sq_norm, dot_sum_P))
 
 
-def _moments(sum_of_sq: jax.Array, sq_of_sum: jax.Array, n: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(S, |G|^2) of n groups from sum |g|^2 and |sum g|^2; NaN where n < 2."""
+def _moments(
+    sum_of_sq: jax.Array, sq_of_sum: jax.Array, n: jax.Array, *, size: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(S, |G|^2) of n groups from sum |g|^2 and |sum g|^2, which are good to ROUNDING * size; NaN where n < 2."""
     n = jnp.where(n >= 2, n.astype(jnp.float32), jnp.nan)
     trace_cov = (sum_of_sq - sq_of_sum / n) / (n - 1)
     difference = sq_of_sum - sum_of_sq
-    is_rounding = jnp.abs(difference) <= ROUNDING * (sq_of_sum + sum_of_sq)  # as where one group alone has a gradient
+    is_rounding = jnp.abs(difference) <= ROUNDING * size  # as where one group alone has a gradient
     grad_sq = jnp.where(is_rounding, 0.0, difference) / (n * (n - 1))
     return trace_cov, grad_sq

@@ -572,9 +572,11 @@ def test_intervals_cover_about_95_of_100(repeats):
     assert (is_covered.mean(axis=0) < 0.98).all()
 
 
-def test_r_star_is_resolved_mostly_and_its_interval_covers_the_truth(repeats):
+def test_r_star_is_resolved_with_its_prompt_noise_and_its_interval_covers_the_truth(repeats):
     truth, _, found, _, _ = repeats
     is_resolved = np.asarray(found.is_r_star_resolved)
-    assert is_resolved.mean() > 0.8
+    assert is_resolved.mean() > 0.2  # of 32 prompts
+    assert (np.asarray(found.v_prompt.low)[is_resolved] > 0).all()
     is_covered = (np.asarray(found.r_star.low) <= truth.r_star) & (truth.r_star <= np.asarray(found.r_star.high))
-    assert 0.9 < is_covered[is_resolved].mean() < 0.99
+    # where only a third of the batches resolve it, they are those in which V_prompt came out large
+    assert 0.86 < is_covered[is_resolved].mean() < 0.99

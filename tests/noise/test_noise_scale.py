@@ -178,7 +178,16 @@ def test_two_prompts_give_moments_but_resolve_nothing():
     assert_unresolved(got)
     assert float(got.trace_cov) == pytest.approx(2)
     assert float(got.grad_sq) == pytest.approx(3)
-    assert float(got.prompts_to_resolve) == pytest.approx(4 / 3)
+    assert float(got.prompts_to_resolve) == 4  # 2 S / |G|^2 = 4/3, but these two did not do: twice as many
+
+
+def test_a_signal_that_is_only_rounding_is_zero():
+    # one group alone has a gradient: |sum g|^2 = sum |g|^2, here off by a rounding error of f32
+    sq_norm_P = jnp.array([3.0, 0.0, 0.0])
+    got = noise_scale(sq_norm_P, jnp.float32(3.0 + 4e-7), sq_norm_P, jnp.ones(3, bool))
+    assert_unresolved(got)
+    assert float(got.grad_sq) == 0
+    assert not float(got.prompts_to_resolve) > 1e4
 
 
 @pytest.mark.parametrize("g_PD", [[[1.0, 2.0]], [[0.0, 0.0]]])

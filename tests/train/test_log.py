@@ -291,3 +291,50 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+# What measured updates know of each rollout.
+
+ARRAYS = {
+    "prompt": np.array(["1+1=", "é\n😀", ""]),
+    "gram_PRR": np.arange(12, dtype=np.float32).reshape(3, 2, 2),
+    "is_kept_PR": np.array([[True, False], [True, True], [False, False]]),
+}
+
+
+def test_arrays_of_an_update_come_back_without_pickle(tmp_path):
+    log = open_log(tmp_path)
+    log.noise(ARRAYS, update=7)
+    log.close()
+    assert [path.name for path in (tmp_path / "noise").iterdir()] == ["update_7.npz"]  # and nothing partial
+    saved = np.load(tmp_path / "noise" / "update_7.npz", allow_pickle=False)
+    assert set(saved.files) == set(ARRAYS)
+    for name, array in ARRAYS.items():
+        np.testing.assert_array_equal(saved[name], array)
+        assert saved[name].dtype == array.dtype
+    assert log.sink_errors == 0
+
+
+def test_arrays_that_cannot_be_written_without_pickle_are_counted_and_leave_no_file(tmp_path, caplog):
+    log = open_log(tmp_path)
+    log.noise({"prompt": np.array([object()])}, update=7)
+    log.metrics({"update": 7})
+    log.close()
+    assert not list((tmp_path / "noise").glob("*.npz"))
+    assert [row["health/sink_errors"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1]
+    assert "noise failed and the run goes on" in caplog.text
+
+
+def test_arrays_of_updates_after_the_checkpoint_are_cut(tmp_path):
+    log = open_log(tmp_path)
+    for update in (1, 5, 9, 10, 11):
+        log.noise(ARRAYS, update=update)
+    log.close()
+    open_log(tmp_path, last_update=9).close()
+    assert {path.name for path in (tmp_path / "noise").iterdir()} == {"update_1.npz", "update_5.npz", "update_9.npz"}
+    assert np.load(tmp_path / "noise" / "update_9.npz")["gram_PRR"].shape == (3, 2, 2)
+
+
+def test_without_arrays_there_is_no_folder_for_them(tmp_path):
+    open_log(tmp_path, last_update=3).close()
+    assert not (tmp_path / "noise").exists()
