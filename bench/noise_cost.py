@@ -72,17 +72,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--microbatch_prompts", type=int)
-    parser.add_argument(
-        "--modes", help="only modes whose name contains one of these, comma-separated; 'off' always runs"
-    )
+    parser.add_argument("--modes", nargs="*", help="only those whose name contains one of these; 'off' always runs")
     parser.add_argument("--kl_coef", type=float, nargs="*", default=[0.0, 0.1])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--every", type=int, default=10)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     sizes = PRESETS[args.preset] | ({"microbatch_prompts": args.microbatch_prompts} if args.microbatch_prompts else {})
-    wanted = [part.strip() for part in args.modes.split(",")] if args.modes else [""]
-    modes = [mode for mode in MODES if mode.noise is None or any(part in mode.name for part in wanted)]
+    modes = [
+        mode for mode in MODES if mode.noise is None or not args.modes or any(part in mode.name for part in args.modes)
+    ]
     rows = [row for kl_coef in args.kl_coef for row in measured(sizes, kl_coef, modes, args)]
     if args.json:
         device = jax.devices()[0].device_kind

@@ -17,6 +17,7 @@ from toy_policy import loo_advantages, toy_batch
 
 from rlvr_jax.train.noise_estimates import (
     centred_rewards,
+    group_statistics,
     is_finite_rollout,
     new_averages,
     noise_estimates,
@@ -362,6 +363,18 @@ def test_parts_metric_and_split_have_names_of_their_own():
     )
     assert metrics["gns/split_prompts"] == 8
     assert metrics["gns/naive"] == float(found.naive_rollouts)
+
+
+def test_inner_products_with_the_sum_take_a_groups_own_from_its_exact_norm():
+    # <s_0, s_1> = 1 in part a and -2 in part b; the sketches' own squares 1, 2 and 4, 1 do not count
+    groups = GroupReading(
+        sq_norm={"a": jnp.array([5.0, 7.0]), "b": jnp.array([1.0, 2.0])},
+        sketch={"a": jnp.array([[1.0, 0, 0], [1, 1, 0]]), "b": jnp.array([[0, 0, 2.0], [0, 0, -1]])},
+    )
+    sums = {"a": jnp.float32(10), "b": jnp.float32(20)}
+    for part, expected in (("a", ([5, 7], 10, [6, 8])), ("b", ([1, 2], 20, [-1, 0])), (None, ([6, 9], 30, [5, 8]))):
+        for got, wanted in zip(group_statistics(groups, sums, part), expected, strict=True):
+            np.testing.assert_allclose(got, wanted)
 
 
 def test_squared_norms_are_summed_by_part():
