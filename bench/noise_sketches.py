@@ -56,7 +56,7 @@ def main() -> int:
     rows = []
     for name, estimate in estimates.items():
         found = np.array([estimate(jnp.uint32(17 + 7919 * seed)) for seed in range(args.seeds)]) / np.array(exact)
-        (mean_s, mean_g), (spread_s, spread_g) = found.mean(axis=0), found.std(axis=0, ddof=1)
+        (mean_s, mean_g), (spread_s, spread_g) = found.mean(axis=0).tolist(), found.std(axis=0, ddof=1).tolist()
         rows.append({"buckets": name, "mean_s": mean_s, "spread_s": spread_s, "mean_g": mean_g, "spread_g": spread_g})
         print(f"{name:<16}{mean_s:>16.4f}{spread_s:>13.2%}{mean_g:>20.4f}{spread_g:>17.2%}", flush=True)
     if args.json:
