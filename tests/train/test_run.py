@@ -124,6 +124,8 @@ def test_measuring_in_a_pass_of_its_own_leaves_every_bit_of_a_run(tmp_path, bare
     assert all(row["gns/trace_cov"] > 0 for row in rows)
     assert without_noise(rows) == exact_rows(bare)
     assert all(row["perf/noise_s"] > 0 for row in read_rows(tmp_path / "metrics.jsonl"))
+    x, y = (row["gns/trace_cov"] for row in rows[:2])
+    assert rows[1]["gns/running_trace_cov"] == pytest.approx((0.09 * x + 0.1 * y) / 0.19, rel=1e-4)
     # before the first update Adam has seen nothing
     assert [row["gns/adam/trace_cov"] is None for row in rows] == [True, False, False, False]
     for row in rows:
@@ -304,6 +306,7 @@ def test_several_updates_per_step_use_a_fixed_old_policy(tmp_path, module_config
     start(config, tmp_path)
     rows = exact_rows(tmp_path)
     assert [row["step"] for row in rows] == [1, 1, 1, 1, 2, 2, 2, 2]
+    assert ["gns/trace_cov" in row for row in rows] == [True, False, False, False] * 2  # before a step's first update
     firsts, lasts = rows[::4], rows[3::4]
     assert all(abs(row["policy/ratio_max"] - 1) < 1e-5 for row in firsts)
     assert all(row["policy/ratio_max"] > 1.001 for row in lasts)
