@@ -143,22 +143,22 @@ def build_update(sizes: dict, algo: AlgoConfig, mode: Mode):
         )
         noise_pass = build_noise_pass(
             logprobs, build_loss_of_logprobs(algo, max_new_tokens=T), algo, mode.noise,
-            n_rollouts=R, n_shards=1, decomposes=mode.noise.decompose, shares_backward=is_shared,
+            n_rollouts=R, n_shards=1, lora=None, decomposes=mode.noise.decompose, shares_backward=is_shared,
         )  # fmt: skip
         measuring = build_measuring(noise_pass, mode.noise, optimizer_config, n_prompts=P, n_rollouts=R)
     step = build_train_step(
         build_loss(logprobs, algo, max_new_tokens=T), optimizer, schedule, mesh,
-        clip_norm=1.0, freezes=True, measuring=measuring if is_shared else None,
+        clip_norm=1.0, freezes=True, lora=None, measuring=measuring if is_shared else None,
     )  # fmt: skip
     measure = build_noise_measurement(measuring, mesh) if measuring and not is_shared else None
     batch = jax.tree.map(lambda leaf: jnp.asarray(leaf).reshape(P // n, n, *leaf.shape[1:]), random_batch(sizes, algo))
     state = [jax.jit(lambda key: initial_state(initial_params(spec, key), optimizer))(jax.random.key(0))]
-    programs = [step.lower(state[0], batch)] + ([measure.lower(state[0], batch)] if measure else [])
+    programs = [step.lower(state[0], None, batch)] + ([measure.lower(state[0], None, batch)] if measure else [])
 
     def update() -> None:
         if measure:
-            jax.block_until_ready(measure(state[0], batch)[:2])
-        state[0], metrics, _ = step(state[0], batch)
+            jax.block_until_ready(measure(state[0], None, batch)[:2])
+        state[0], metrics, _ = step(state[0], None, batch)
         jax.block_until_ready((state[0], metrics))
 
     return update, max(map(reserved_mib, programs))

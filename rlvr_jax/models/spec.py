@@ -10,12 +10,19 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 
+from rlvr_jax.models.rope import RopeScaling
+
+QK_NORMS = ("none", "each_head", "all_heads")
+
 Params = dict  # nested dict of arrays, one leaf per row of the table
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """Sizes of a Llama-style decoder. Hashable: functions take it as a static argument."""
+    """Sizes of a Llama-style decoder, and where the families around Llama differ from it.
+
+    Hashable: functions take it as a static argument.
+    """
 
     vocab_size: int
     width: int
@@ -28,6 +35,9 @@ class ModelSpec:
     norm_eps: float
     has_tied_head: bool
     has_attention_bias: bool  # on queries, keys and values, as Qwen2.5 has
+    qk_norm: str = "none"  # of queries and keys: one of QK_NORMS; Qwen3 norms each head, OLMo-2 all of them together
+    has_post_norm: bool = False  # a block norms what it adds to the stream, as OLMo-2 does, not what it reads from it
+    rope_scaling: RopeScaling | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +79,10 @@ def parameter_table(spec: ModelSpec) -> dict[str, Parameter]:
         for name, axis, n_heads in (("query", "heads", H), ("key", "kv_heads", G), ("value", "kv_heads", G)):
             bias = Parameter((L, n_heads, K), ("layers", axis, "head_width"), 0.0)
             table[f"layers/attention/{name}_bias"] = bias
+    if spec.qk_norm != "none":
+        for name, n_heads in (("query", H), ("key", G)):
+            size, axis = (K, "head_width") if spec.qk_norm == "each_head" else (n_heads * K, "normed_heads")
+            table[f"layers/attention/{name}_norm"] = Parameter((L, size), ("layers", axis), None)
     if not spec.has_tied_head:
         table["head"] = Parameter((D, V), ("embed", "vocab"), into)
     return table
@@ -79,7 +93,7 @@ MODEL_PARTS = ("embedding", "attention", "mlp", "norms", "head")
 
 def model_part(path: tuple[str, ...]) -> str:
     """Which of MODEL_PARTS a parameter belongs to; a table that is also the head counts as embedding."""
-    if path[-1] in ("norm", "final_norm"):
+    if path[-1].endswith("norm"):
         return "norms"
     return next(part for part in MODEL_PARTS if part in path)
 

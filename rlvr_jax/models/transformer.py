@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from rlvr_jax.models.attention import attention_over_part, grouped_query_attention, merged_attention
-from rlvr_jax.models.layers import biased, linear, logits, looked_up, rms_norm, rotary_angles, rotate, swiglu
+from rlvr_jax.models.layers import Weight, biased, linear, logits, looked_up, rms_norm, swiglu
+from rlvr_jax.models.rope import rotary_angles, rotate
 from rlvr_jax.models.spec import ModelSpec, Params
 from rlvr_jax.models.taps import Tapped
 
@@ -38,7 +39,7 @@ def hidden_states(params: Params, spec: ModelSpec, token_NT: jax.Array, *, use_r
     Those are the same ones, but for a tapped embedding that is also the head (models/taps.py).
     """
     T = token_NT.shape[1]
-    angles = rotary_angles(jnp.arange(T)[None], head_width=spec.head_width, theta=spec.rope_theta)
+    angles = _angles(spec, jnp.arange(T)[None])
     is_visible_111TT = jnp.tril(jnp.ones((T, T), bool))[None, None, None]
 
     def block(x_NTD: jax.Array, weights: Params) -> tuple[jax.Array, None]:
@@ -57,7 +58,7 @@ def prefill(
 ) -> tuple[jax.Array, list[LayerCache]]:
     """States [P, S, D] and per-layer keys and values of right-padded prompts."""
     S = prompt_PS.shape[1]
-    angles = rotary_angles(jnp.arange(S)[None], head_width=spec.head_width, theta=spec.rope_theta)
+    angles = _angles(spec, jnp.arange(S)[None])
     is_visible_111SS = jnp.tril(jnp.ones((S, S), bool))[None, None, None]
     x_PSD, caches = params["embedding"][prompt_PS], []
     for weights in layers:
@@ -95,7 +96,7 @@ def decode_step(
         is_prompt_slot_PS: bool[P, S], true at tokens of the prompt.
     """
     P, N, C = is_prompt_slot_PS.shape[0], token_N.shape[0], caches[0].key_NGSK.shape[2]
-    angles = rotary_angles(position_N[:, None], head_width=spec.head_width, theta=spec.rope_theta)
+    angles = _angles(spec, position_N[:, None])
     is_seen_1111C = (jnp.arange(C) <= slot)[None, None, None, None]
     x_N1D, new_caches = params["embedding"][token_N][:, None], []
     for weights, prompt_cache, full, cache in zip(layers, prompt_caches, full_caches, caches, strict=True):
@@ -125,21 +126,40 @@ def vocab_logits(params: Params, spec: ModelSpec, hidden: jax.Array) -> jax.Arra
     return logits(hidden, params["embedding" if spec.has_tied_head else "head"], is_table=spec.has_tied_head)
 
 
+def _angles(spec: ModelSpec, position_NT: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return rotary_angles(position_NT, head_width=spec.head_width, theta=spec.rope_theta, scaling=spec.rope_scaling)
+
+
 def _query_key_value(
     weights: Params, spec: ModelSpec, x_NTD: jax.Array, angles: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     attention = weights["attention"]
-    x_NTD = rms_norm(x_NTD, attention["norm"], eps=spec.norm_eps)
+    if not spec.has_post_norm:
+        x_NTD = rms_norm(x_NTD, attention["norm"], eps=spec.norm_eps)
     query, key, value = (linear(x_NTD, attention[name]) for name in ("query", "key", "value"))
     if spec.has_attention_bias:
         query, key, value = (
             biased(x, attention[f"{name}_bias"]) for x, name in ((query, "query"), (key, "key"), (value, "value"))
         )
+    if spec.qk_norm != "none":
+        query, key = (_normed_heads(attention[f"{name}_norm"], spec, x) for x, name in ((query, "query"), (key, "key")))
     return rotate(query, *angles), rotate(key, *angles), value
 
 
+def _normed_heads(scale: Weight, spec: ModelSpec, x_NTHK: jax.Array) -> jax.Array:
+    if spec.qk_norm == "each_head":
+        return rms_norm(x_NTHK, scale, eps=spec.norm_eps)
+    return rms_norm(x_NTHK.reshape(*x_NTHK.shape[:2], -1), scale, eps=spec.norm_eps).reshape(x_NTHK.shape)
+
+
 def _finish_block(weights: Params, spec: ModelSpec, x_NTD: jax.Array, attended_NTHK: jax.Array) -> jax.Array:
-    mlp = weights["mlp"]
-    x_NTD = x_NTD + linear(attended_NTHK, weights["attention"]["out"], n_in_axes=2)
-    normed_NTD = rms_norm(x_NTD, mlp["norm"], eps=spec.norm_eps)
-    return x_NTD + swiglu(normed_NTD, gate_DF=mlp["gate"], up_DF=mlp["up"], down_FD=mlp["down"])
+    attention, mlp = weights["attention"], weights["mlp"]
+
+    def normed(read_or_added_NTD: jax.Array, scale: Weight, is_here: bool) -> jax.Array:
+        return rms_norm(read_or_added_NTD, scale, eps=spec.norm_eps) if is_here else read_or_added_NTD
+
+    added_NTD = linear(attended_NTHK, attention["out"], n_in_axes=2)
+    x_NTD = x_NTD + normed(added_NTD, attention["norm"], spec.has_post_norm)
+    read_NTD = normed(x_NTD, mlp["norm"], not spec.has_post_norm)
+    added_NTD = swiglu(read_NTD, gate_DF=mlp["gate"], up_DF=mlp["up"], down_FD=mlp["down"])
+    return x_NTD + normed(added_NTD, mlp["norm"], spec.has_post_norm)

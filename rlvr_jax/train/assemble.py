@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from rlvr_jax.models.lora import LoraSpec
 from rlvr_jax.models.spec import ModelSpec, parameter_count
 from rlvr_jax.models.tokenizer import CharTokenizer
 from rlvr_jax.tasks.arithmetic import DigitArithmetic, SentenceArithmetic
@@ -30,6 +31,7 @@ class Parts:
     mesh: Mesh
     plan: BatchPlan
     compute_dtype: jnp.dtype
+    lora: LoraSpec | None  # None: all weights are trained
 
 
 def assemble(config: TrainConfig) -> Parts:
@@ -49,7 +51,7 @@ def assemble(config: TrainConfig) -> Parts:
         n_devices=mesh.shape["data"],
         n_parameters=parameter_count(spec),
     )
-    return Parts(task, tokenizer, spec, mesh, plan, jnp.dtype(config.model.compute_dtype))
+    return Parts(task, tokenizer, spec, mesh, plan, jnp.dtype(config.model.compute_dtype), lora=None)
 
 
 def build_task(config: TaskConfig) -> Task:
@@ -84,6 +86,8 @@ def model_spec(config: ModelConfig, *, vocab_size: int) -> ModelSpec:
         norm_eps=config.norm_eps,
         has_tied_head=config.has_tied_head,
         has_attention_bias=config.has_attention_bias,
+        qk_norm=config.qk_norm,
+        has_post_norm=config.has_post_norm,
     )
 
 

@@ -18,6 +18,10 @@ NONFINITE = ("stop", "skip")
 NOISE_METHODS = ("taps", "vmap")
 WANDB = ("off", "offline", "online")
 BUILTIN_MODEL = "builtin"
+CHAR_TOKENIZER = "char"
+REMATS = ("none", "dots", "full")
+DTYPES = ("float32", "bfloat16")
+LONG_PROMPTS = ("refuse", "leave_out")
 
 
 class ConfigError(ValueError):
@@ -51,9 +55,13 @@ class TaskConfig:
 
 @dataclasses.dataclass
 class ModelConfig:
-    """The policy. Only the built-in decoder so far; sizes are its own."""
+    """The policy: the built-in decoder, whose sizes are here, or a published model, which brings its own."""
 
-    name: str = BUILTIN_MODEL
+    name: str = BUILTIN_MODEL  # or a preset as "olmo2-1b", a checkpoint's folder, or OWNER/NAME[@REVISION] on the Hub
+    has_random_weights: bool = False  # of a published model: fresh weights in its shapes; nothing is downloaded
+    tokenizer: str = ""  # "": the model's own; or a folder, OWNER/NAME[@REVISION], or "char": one token per character
+    uses_chat_template: bool = False  # a prompt is the user's turn in the tokenizer's chat template
+    # sizes of the built-in model
     width: int = 96
     n_layers: int = 2
     n_heads: int = 4
@@ -63,6 +71,9 @@ class ModelConfig:
     norm_eps: float = 1e-6
     has_tied_head: bool = False
     has_attention_bias: bool = False  # of queries, keys and values
+    qk_norm: str = "none"  # of queries and keys: or "each_head" (as Qwen3), "all_heads" (as OLMo-2)
+    has_post_norm: bool = False  # blocks norm what they add to the stream (as OLMo-2), not what they read from it
+    # of any model
     compute_dtype: str = "float32"  # of the matmuls; master weights, loss and statistics stay float32
     use_remat: bool = False  # recompute each layer in the backward pass instead of keeping it
 
@@ -82,6 +93,17 @@ class WarmstartConfig:
     warmup_updates: int = 50
     p_correct: float = 0.5  # share of right demonstrations from then on
     seed: int = 0
+
+
+@dataclasses.dataclass
+class LoraConfig:
+    """Low-rank adapters (arXiv:2106.09685): only thin factors beside some matrices are trained, the rest is frozen."""
+
+    enabled: bool = False
+    rank: int = 16
+    alpha: float = 32.0  # the product of the factors is multiplied with alpha / rank
+    targets: tuple[str, ...] = ("query", "key", "value", "out", "gate", "up", "down")  # of each layer
+    peak_lr: float = 1e-4  # in place of optimizer.peak_lr: factors need about ten times that of full weights
 
 
 @dataclasses.dataclass
@@ -214,6 +236,7 @@ class TrainConfig:
     n_updates: int = 100
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     warmstart: WarmstartConfig = dataclasses.field(default_factory=WarmstartConfig)
     batch: BatchConfig = dataclasses.field(default_factory=BatchConfig)
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from rlvr_jax.algo.policy_loss import kl_estimate
+from rlvr_jax.models.lora import policy_params
 from rlvr_jax.models.spec import Params
 from rlvr_jax.sampling.rollout import Rollouts
 from rlvr_jax.tasks.problem import Problem
@@ -48,10 +49,16 @@ class Learner:
         self, config: TrainConfig, parts: Parts, programs: Programs, state: TrainState, starting_params: Params
     ):
         self.config, self.parts, self.programs, self.state = config, parts, programs, state
-        # without a KL penalty no second copy of the weights is kept
+        # without a KL penalty no second copy of the weights is kept; with an adapter none is needed
         self._reference_params = starting_params if config.algo.kl_coef > 0 else None
+        self.frozen = starting_params if parts.lora is not None else None
         self._rollout_key = root_key(config.seed, "rollouts")
         self.noise_before: NoiseAverages | None = None  # where the step in flight measures: what it started from
+
+    @property
+    def policy(self) -> Params:
+        """What is sampled from and evaluated: the trained weights, or the frozen ones with the adapter in place."""
+        return policy_params(self.state.params, self.frozen, self.parts.lora)
 
     def draw(self, first_prompt: int) -> Drawn:
         """Dispatches rollouts of the run's prompts from number `first_prompt` on; returns at once where it can."""
@@ -59,7 +66,7 @@ class Learner:
         problems = prompts_of_step(self.parts.task, first_prompt, n_prompts=n_prompts, seed=config.seed)
         return problems, sample_prompts(
             self.programs.sample,
-            self.state.params,
+            self.policy,
             problems,
             range(first_prompt, first_prompt + n_prompts),
             self._rollout_key,
@@ -116,14 +123,14 @@ class Learner:
             else:
                 timer = LapTimer()
                 averages, noise, arrays = jax.block_until_ready(
-                    self.programs.measure_noise(self.state, self._in_microbatches(batch))
+                    self.programs.measure_noise(self.state, self.frozen, self._in_microbatches(batch))
                 )
                 noise_s = timer.lap_s()
                 self.state = self.state.replace(noise=averages)
         metrics = []
         for rows_P in minibatch_rows(config, step):
             minibatch = jax.tree.map(lambda leaf, rows_P=rows_P: leaf[rows_P], batch)
-            self.state, of_update, of_rollouts = train_step(self.state, self._in_microbatches(minibatch))
+            self.state, of_update, of_rollouts = train_step(self.state, self.frozen, self._in_microbatches(minibatch))
             arrays = of_rollouts or arrays
             metrics.append(of_update | noise)
             noise = {}
@@ -144,7 +151,7 @@ class Learner:
 
         is_kl_in_reward = algo.kl_coef > 0 and algo.kl_in == "reward"
         has_old = self.config.updates_per_step > 1
-        policy_PRT = logprobs(self.state.params) if has_old or is_kl_in_reward else None
+        policy_PRT = logprobs(self.policy) if has_old or is_kl_in_reward else None
         reference_PRT = logprobs(self._reference_params) if self._reference_params is not None else None
         if is_kl_in_reward:
             kl_PRT = np.asarray(kl_estimate(policy_PRT, reference_PRT, estimator=algo.kl_estimator))

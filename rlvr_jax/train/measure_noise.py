@@ -35,7 +35,7 @@ class MeasuredArrays(NamedTuple):
 
 
 Estimate = Callable[[TrainState, GradientSums, Reading, Batch], tuple[NoiseAverages, NoiseMetrics, MeasuredArrays]]
-NoiseMeasurement = Callable[[TrainState, Batch], tuple[NoiseAverages, NoiseMetrics, MeasuredArrays]]
+NoiseMeasurement = Callable[[TrainState, Params | None, Batch], tuple[NoiseAverages, NoiseMetrics, MeasuredArrays]]
 
 
 class Measuring(NamedTuple):
@@ -90,26 +90,28 @@ def build_measuring(
 
 
 def build_noise_measurement(measuring: Measuring, mesh: Mesh) -> NoiseMeasurement:
-    """Returns jitted `measure(state, batch [M, n, ...]) -> (averages, gns/ metrics, arrays)`; changes nothing."""
+    """Returns jitted `measure(state, frozen, batch) -> (averages, gns/ metrics, arrays)`; leaves are [M, n, ...]."""
 
-    def measure(state: TrainState, batch: Batch) -> tuple[NoiseAverages, NoiseMetrics, MeasuredArrays]:
-        sums, reading = accumulated_reading(measuring.noise_pass, state.params, batch, measuring.metric(state))
+    def measure(
+        state: TrainState, frozen: Params | None, batch: Batch
+    ) -> tuple[NoiseAverages, NoiseMetrics, MeasuredArrays]:
+        sums, reading = accumulated_reading(measuring.noise_pass, state.params, frozen, batch, measuring.metric(state))
         return measuring.estimate(state, sums, reading, joined_microbatches(batch))
 
     return jax.jit(measure, out_shardings=replicated(mesh))
 
 
 def accumulated_reading(
-    noise_pass: NoisePass, params: Params, batch: Batch, metric: Params | None
+    noise_pass: NoisePass, params: Params, frozen: Params | None, batch: Batch, metric: Params | None
 ) -> tuple[GradientSums, Reading]:
     """The pass over micro-batches [M, n, ...]: sums over all of them, and the reading [P, ...] of each prompt."""
 
     def add_microbatch(total: GradientSums, microbatch: Batch) -> tuple[GradientSums, Reading]:
-        _, _, sums, reading = noise_pass(params, microbatch, metric)
+        _, _, sums, reading = noise_pass(params, frozen, microbatch, metric)
         return jax.tree.map(jnp.add, total, sums), reading
 
     first = jax.tree.map(lambda leaf: leaf[0], batch)
-    shapes = jax.eval_shape(noise_pass, params, first, metric)[2]
+    shapes = jax.eval_shape(noise_pass, params, frozen, first, metric)[2]
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     total, reading = jax.lax.scan(add_microbatch, zero, batch)
     return total, joined_microbatches(reading)

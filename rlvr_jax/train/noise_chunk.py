@@ -48,7 +48,7 @@ class ChunkMeasurement:
         n_rollouts: int,
         seed: int,
     ):
-        """`starting_params` are the reference of a KL penalty, needed only with one."""
+        """`starting_params` are the reference of a KL penalty and the weights under an adapter, needed only there."""
         config = _measuring_config(config, n_prompts=chunk_prompts, n_rollouts=n_rollouts)
         programs = build_programs(config, parts)
         self._config, self._parts, self._sample = config, parts, programs.sample
@@ -63,8 +63,10 @@ class ChunkMeasurement:
         measuring = noise_measuring(config, parts, rollout_logprobs)
         self.metric = measuring.metric(state)
 
-        def measure(params: Params, batch: Batch, metric: Params | None) -> tuple[GradientSums, Reading]:
-            return measuring.noise_pass(params, batch, metric)[2:]
+        def measure(
+            params: Params, frozen: Params | None, batch: Batch, metric: Params | None
+        ) -> tuple[GradientSums, Reading]:
+            return measuring.noise_pass(params, frozen, batch, metric)[2:]
 
         self._measure = jax.jit(measure, out_shardings=replicated(parts.mesh))
 
@@ -98,7 +100,7 @@ class ChunkMeasurement:
         problems = [parts.task.train_problem(int(index)) for index in problem_P]
         rollouts = sample_prompts(
             self._sample,
-            self._learner.state.params,
+            self._learner.policy,
             problems + problems[:1] * (n_rows - len(problems)),
             range(first_prompt, first_prompt + n_rows),
             self._key,
@@ -139,7 +141,7 @@ class ChunkMeasurement:
 
     def _read(self, batch: Batch) -> tuple[GradientSums, Reading]:
         placed = place_batch(batch, self._parts.mesh, axis=0)
-        return jax.device_get(self._measure(self._learner.state.params, placed, self.metric))
+        return jax.device_get(self._measure(self._learner.state.params, self._learner.frozen, placed, self.metric))
 
 
 def _measuring_config(config: TrainConfig, *, n_prompts: int, n_rollouts: int) -> TrainConfig:

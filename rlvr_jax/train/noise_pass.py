@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from rlvr_jax.algo.policy_loss import kl_estimate
+from rlvr_jax.models.lora import LoraSpec, policy_params
 from rlvr_jax.models.spec import Params, model_part
 from rlvr_jax.models.tapped_ops import Tap, TapPlan
 from rlvr_jax.models.taps import build_tapped_pass
@@ -64,7 +65,7 @@ class GradientSums:
 
 
 Measured = tuple[Params | None, LossTerms | None, GradientSums, Reading]
-NoisePass = Callable[[Params, Batch, Params | None], Measured]
+NoisePass = Callable[[Params, Params | None, Batch, Params | None], Measured]
 
 
 def noise_loss(rollout_logprobs: RolloutLogprobs, algo: AlgoConfig) -> Objective:
@@ -130,10 +131,11 @@ def build_noise_pass(
     *,
     n_rollouts: int,
     n_shards: int,
+    lora: LoraSpec | None,
     decomposes: bool,
     shares_backward: bool,
 ) -> NoisePass:
-    """Returns `measure(params, batch [P, ...], metric) -> (update's gradient, loss terms, sums, reading)`.
+    """Returns `measure(params, frozen, batch [P, ...], metric) -> (update's gradient, loss terms, sums, reading)`.
 
     The first two are None unless the pass is shared with the update.
     """
@@ -151,10 +153,13 @@ def build_noise_pass(
         return loss_sum, logprobs
 
     loss_objective = own_objective if shares_backward else noise_loss(rollout_logprobs, algo)
-    score_pass = build(score_objective, unit="rollout", **reads) if decomposes else None
-    loss_pass = build(loss_objective, unit="group", **reads) if measures_loss else None
 
-    def measure(params: Params, batch: Batch, metric: Params | None) -> Measured:
+    def measure(params: Params, frozen: Params | None, batch: Batch, metric: Params | None) -> Measured:
+        def on_trained(objective: Objective) -> Objective:
+            return lambda trained, batch: objective(policy_params(trained, frozen, lora), batch)
+
+        score_pass = build(on_trained(score_objective), unit="rollout", **reads) if decomposes else None
+        loss_pass = build(on_trained(loss_objective), unit="group", **reads) if measures_loss else None
         P = batch.is_kept_PR.shape[0]
         noise_weight_PR = jnp.where(batch.is_kept_PR, -batch.loo_advantage_PR, 0.0) / n_kept_rollouts(batch)[:, None]
         gradient = logprobs = policy = policy_sum = gram = rollout_sketch = None

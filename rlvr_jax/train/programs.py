@@ -58,7 +58,7 @@ def build_programs(config: TrainConfig, parts: Parts) -> Programs:
         weight_decay=opt.weight_decay,
         clip_norm=opt.clip_norm,
     )
-    update = {"clip_norm": opt.clip_norm, "freezes": opt.nonfinite == "stop"}
+    update = {"clip_norm": opt.clip_norm, "freezes": opt.nonfinite == "stop", "lora": parts.lora}
     train_step = build_train_step(loss, optimizer, schedule, parts.mesh, **update, measuring=None)
     measured_step = measure_noise = None
     if config.noise.every_updates > 0:
@@ -99,6 +99,7 @@ def noise_measuring(config: TrainConfig, parts: Parts, rollout_logprobs: Rollout
             noise,
             n_rollouts=config.batch.n_rollouts,
             n_shards=parts.mesh.shape["data"],
+            lora=parts.lora,
             decomposes=can_decompose(config),
             shares_backward=shares_backward(config),
         ),

@@ -327,7 +327,7 @@ class _Run:
 
     def _evaluate(self) -> None:
         started_s = time.monotonic()
-        self.last_evaluation = self.evaluate_params(self.learner.state.params)
+        self.last_evaluation = self.evaluate_params(self.learner.policy)
         evaluation_s = time.monotonic() - started_s
         self.longest_evaluation_s = max(self.longest_evaluation_s, evaluation_s)
         row = self.counters._asdict() | self.last_evaluation | {"perf/eval_s": evaluation_s}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from rlvr_jax.models.lora import LoraSpec, policy_params
 from rlvr_jax.models.spec import Params
 from rlvr_jax.train.loss import Batch, Loss, LossTerms, RolloutLogprobs
 from rlvr_jax.train.measure_noise import MeasuredArrays, Measuring, joined_microbatches
@@ -15,7 +16,7 @@ from rlvr_jax.train.placement import replicated
 from rlvr_jax.train.state import TrainState
 
 Metrics = dict[str, jax.Array]
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics, MeasuredArrays | None]]
+TrainStep = Callable[[TrainState, Params | None, Batch], tuple[TrainState, Metrics, MeasuredArrays | None]]
 
 
 def build_train_step(
@@ -26,9 +27,12 @@ def build_train_step(
     *,
     clip_norm: float,
     freezes: bool,
+    lora: LoraSpec | None,
     measuring: Measuring | None,
 ) -> TrainStep:
-    """Returns jitted `step(state, batch) -> (state, metrics, arrays)`; batch leaves are [M, n, ...].
+    """Returns jitted `step(state, frozen, batch) -> (state, metrics, arrays)`; batch leaves are [M, n, ...].
+
+    `frozen` are the weights under an adapter, None without one.
 
     With `measuring` the gradient comes from its pass, which is that of `loss_fn` up to rounding, and metrics
     and arrays say how noisy it was; else arrays is None.
@@ -37,16 +41,22 @@ def build_train_step(
     either, so that a run stops there with everything before it intact. A batch without a trained
     token has gradient 0.
     """
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics, MeasuredArrays | None]:
+    def policy_loss(params: Params, frozen: Params | None, batch: Batch) -> tuple[jax.Array, LossTerms]:
+        return loss_fn(policy_params(params, frozen, lora), batch)
+
+    grad_fn = jax.value_and_grad(policy_loss, has_aux=True)
+
+    def train_step(
+        state: TrainState, frozen: Params | None, batch: Batch
+    ) -> tuple[TrainState, Metrics, MeasuredArrays | None]:
         metric = measuring.metric(state) if measuring else None
 
         def gradients(microbatch: Batch) -> tuple[Params, LossTerms, Any, Any]:
             """(gradient of the loss sum, its terms, and what is measured: sums, and a reading of each prompt)."""
             if measuring:
-                return measuring.noise_pass(state.params, microbatch, metric)
-            (_, terms), grads = grad_fn(state.params, microbatch)
+                return measuring.noise_pass(state.params, frozen, microbatch, metric)
+            (_, terms), grads = grad_fn(state.params, frozen, microbatch)
             return grads, terms, None, None
 
         def add_microbatch(totals, microbatch):

@@ -6,8 +6,10 @@ import re
 import typing
 from typing import Any
 
+from rlvr_jax.models.spec import QK_NORMS
 from rlvr_jax.train.config import (
     BUILTIN_MODEL,
+    DTYPES,
     NOISE_METHODS,
     NONFINITE,
     SCHEDULES,
@@ -139,7 +141,8 @@ def _choice_problems(config: TrainConfig) -> list[str]:
         "optimizer.schedule": (config.optimizer.schedule, SCHEDULES),
         "noise.method": (config.noise.method, NOISE_METHODS),
         "optimizer.nonfinite": (config.optimizer.nonfinite, NONFINITE),
-        "model.compute_dtype": (config.model.compute_dtype, ("float32", "bfloat16")),
+        "model.compute_dtype": (config.model.compute_dtype, DTYPES),
+        "model.qk_norm": (config.model.qk_norm, QK_NORMS),
         "eval.target_metric": (config.eval.target_metric, ("pass@1", "greedy")),
         "log.wandb": (config.log.wandb, WANDB),
     }

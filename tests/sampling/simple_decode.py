@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from rlvr_jax.models import transformer
 from rlvr_jax.models.attention import grouped_query_attention
-from rlvr_jax.models.layers import rms_norm, rotary_angles
+from rlvr_jax.models.layers import rms_norm
+from rlvr_jax.models.rope import rotary_angles
 from rlvr_jax.sampling.choose_token import choose_token, rollout_keys
 from rlvr_jax.sampling.rollout import Rollouts
 
@@ -61,7 +62,9 @@ def build_simple_sampler(spec, *, n_rollouts, max_new_tokens, temperature, eos_i
             slot = S + loop.position - 1
             is_visible_NS = is_prompt_slot_NS | ((slot_1S >= S) & (slot_1S <= slot))
             position_N1 = (prompt_length_N + loop.position - 1)[:, None]
-            angles = rotary_angles(position_N1, head_width=spec.head_width, theta=spec.rope_theta)
+            angles = rotary_angles(
+                position_N1, head_width=spec.head_width, theta=spec.rope_theta, scaling=spec.rope_scaling
+            )
             x_N1D, caches = params["embedding"][loop.last_token_N][:, None], []
             for weights, (key_NSGK, value_NSGK) in zip(layers, loop.caches, strict=True):
                 query, key, value = transformer._query_key_value(weights, spec, x_N1D, angles)

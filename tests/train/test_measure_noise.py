@@ -59,7 +59,7 @@ def measurement(algo="bare", *, n_prompts=P, n_rollouts=R, data=1, **noise):
     noise, mesh = NoiseConfig(**noise), build_mesh(data=data)
     noise_pass = build_noise_pass(
         toy_logprobs, build_loss_of_logprobs(ALGOS[algo], max_new_tokens=3), ALGOS[algo], noise,
-        n_rollouts=n_rollouts, n_shards=data, decomposes=n_rollouts >= 4, shares_backward=False,
+        n_rollouts=n_rollouts, n_shards=data, lora=None, decomposes=n_rollouts >= 4, shares_backward=False,
     )  # fmt: skip
     optimizer = OptimizerConfig(b2=B2, eps=EPS)
     measuring = build_measuring(noise_pass, noise, optimizer, n_prompts=n_prompts, n_rollouts=n_rollouts)
@@ -71,7 +71,7 @@ def measured(batch, *options, microbatch_prompts=None, data=1, state=None, **mor
     n_prompts, n_rollouts = batch.is_kept_PR.shape
     measure = measurement(*options, n_prompts=n_prompts, n_rollouts=n_rollouts, data=data, **more)
     placed = in_microbatches(batch, mesh, microbatch_prompts=microbatch_prompts or n_prompts)
-    averages, metrics, arrays = measure(jax.device_put(state or some_state(), replicated(mesh)), placed)
+    averages, metrics, arrays = measure(jax.device_put(state or some_state(), replicated(mesh)), None, placed)
     return averages, {name: float(x) for name, x in metrics.items()}, jax.device_get(arrays)
 
 
@@ -234,7 +234,7 @@ def test_a_rollout_whose_gradient_is_not_finite_is_named_and_stays_out_of_the_av
     noise = NoiseConfig(sketch_width=64)
     noise_pass = build_noise_pass(
         untied, build_loss_of_logprobs(AlgoConfig(), max_new_tokens=3), AlgoConfig(), noise,
-        n_rollouts=R, n_shards=1, decomposes=True, shares_backward=False,
+        n_rollouts=R, n_shards=1, lora=None, decomposes=True, shares_backward=False,
     )  # fmt: skip
     measuring = build_measuring(noise_pass, noise, OptimizerConfig(), n_prompts=P, n_rollouts=R)
     mesh = build_mesh(data=1)

@@ -73,10 +73,10 @@ def measured():
             noise = NoiseConfig(method=method, sketch_width=20_000, **settings)
             noise_pass = build_noise_pass(
                 toy_logprobs, build_loss_of_logprobs(algo, max_new_tokens=MAX_NEW_TOKENS), algo, noise,
-                n_rollouts=R, n_shards=1, decomposes=decomposes, shares_backward=shares_backward,
+                n_rollouts=R, n_shards=1, lora=None, decomposes=decomposes, shares_backward=shares_backward,
             )  # fmt: skip
             metric = METRIC if noise.optimizer_metric else None
-            done[case] = algo, batch, of_tokens, jax.device_get(jax.jit(noise_pass)(PARAMS, batch, metric))
+            done[case] = algo, batch, of_tokens, jax.device_get(jax.jit(noise_pass)(PARAMS, None, batch, metric))
         return done[case]
 
     return of_case
@@ -198,9 +198,9 @@ def test_half_precision_matmuls_keep_the_inner_products_to_their_own_rounding():
     slopes = toy_slopes(PARAMS, batch)
     noise_pass = build_noise_pass(
         half, build_loss_of_logprobs(AlgoConfig(), max_new_tokens=MAX_NEW_TOKENS), AlgoConfig(),
-        NoiseConfig(sketch_width=64), n_rollouts=R, n_shards=1, decomposes=True, shares_backward=True,
+        NoiseConfig(sketch_width=64), n_rollouts=R, n_shards=1, lora=None, decomposes=True, shares_backward=True,
     )  # fmt: skip
-    gradient, _, sums, reading = jax.jit(noise_pass)(PARAMS, batch, None)
+    gradient, _, sums, reading = jax.jit(noise_pass)(PARAMS, None, batch, None)
     assert {leaf.dtype for leaf in jax.tree.leaves((gradient, sums, reading))} == {jnp.dtype("float32")}
     score_PRn = joined(scores(slopes))
     length_PR = np.linalg.norm(score_PRn, axis=2)
@@ -227,7 +227,7 @@ def test_chunks_and_shards_reach_the_pass(method, n_shards, monkeypatch):
         build_noise_pass(
             toy_logprobs, build_loss_of_logprobs(AlgoConfig(), max_new_tokens=MAX_NEW_TOKENS), AlgoConfig(),
             NoiseConfig(method=method, chunk_mib=chunk_mib, sketch_width=100, keep_sketches=True),
-            n_rollouts=R, n_shards=n_shards, decomposes=True, shares_backward=False,
+            n_rollouts=R, n_shards=n_shards, lora=None, decomposes=True, shares_backward=False,
         )  # fmt: skip
         if method == "vmap":
             assert (seen["budget_bytes"], seen["sketch"].width, seen["keeps_unit_sketches"]) == (expected, 97, True)

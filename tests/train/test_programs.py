@@ -98,7 +98,7 @@ def test_one_step_equals_its_parts_with_the_settings_written_out(drawn, tiny_par
 
     expected = updated(tiny_params, grads)
 
-    state, metrics, _ = programs.train_step(initial_state(tiny_params, programs.optimizer), batch)
+    state, metrics, _ = programs.train_step(initial_state(tiny_params, programs.optimizer), None, batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.params, expected)
     assert float(metrics["loss/kl"]) > 0
     assert float(metrics["policy/clip_frac_low"] + metrics["policy/clip_frac_high"]) > 0
@@ -131,7 +131,7 @@ def test_half_precision_remat_and_a_tied_head_train(tiny_config, kl_coef):
     tiny_config.model.has_tied_head, tiny_config.algo.kl_coef = True, kl_coef
     params = initial_params(assemble(tiny_config).spec, jax.random.key(0))
     _, programs, _, batch = drawn_batch(tiny_config, params)
-    state, metrics, _ = programs.train_step(initial_state(params, programs.optimizer), batch)
+    state, metrics, _ = programs.train_step(initial_state(params, programs.optimizer), None, batch)
     assert np.isfinite(float(metrics["loss/total"]))
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
 

@@ -189,7 +189,9 @@ def test_golden_steps(preset, tokens_of_updates, first_jacobians):
     optimizer = adamw(SPEC, schedule, b1=B1, b2=B2, eps=EPS, weight_decay=WEIGHT_DECAY, clip_norm=clip_norm)
     logprobs = build_rollout_logprobs(SPEC, temperature=TEMPERATURE, compute_dtype=jnp.float32, use_remat=False)
     loss = build_loss(logprobs, algo, max_new_tokens=MAX_NEW_TOKENS)
-    step = build_train_step(loss, optimizer, schedule, mesh, clip_norm=clip_norm, freezes=True, measuring=None)
+    step = build_train_step(
+        loss, optimizer, schedule, mesh, clip_norm=clip_norm, freezes=True, lora=None, measuring=None
+    )
     state = jax.device_put(initial_state(PARAMS, optimizer), replicated(mesh))
     advantages = build_advantages(algo)
     for update, batch in enumerate(batches):
@@ -198,7 +200,7 @@ def test_golden_steps(preset, tokens_of_updates, first_jacobians):
         )
         advantage_PR, loo_advantage_PR = advantages(REWARD_UPR[update], batch.is_kept_PR)
         batch = batch.replace(advantage_PR=advantage_PR, loo_advantage_PR=loo_advantage_PR)
-        state, metrics, arrays = step(state, in_microbatches(batch, mesh, microbatch_prompts=1))
+        state, metrics, arrays = step(state, None, in_microbatches(batch, mesh, microbatch_prompts=1))
         assert arrays is None  # nothing is measured
         assert {name: float(x) for name, x in metrics.items()} == pytest.approx(expected, rel=1e-4, abs=1e-6)
         np.testing.assert_allclose(flat(state.params), slow.params, rtol=0, atol=2e-6)  # of moves of 0.02
@@ -253,10 +255,10 @@ def gradient_and_metrics(algo, batch, *, microbatch_prompts, data=1, logprobs=ta
     optimizer, mesh = optax.sgd(1.0), build_mesh(data=data)
     loss = build_loss(logprobs, algo, max_new_tokens=MAX_NEW_TOKENS)
     step = build_train_step(
-        loss, optimizer, optax.constant_schedule(1.0), mesh, clip_norm=0.0, freezes=True, measuring=None
+        loss, optimizer, optax.constant_schedule(1.0), mesh, clip_norm=0.0, freezes=True, lora=None, measuring=None
     )
     state = jax.device_put(initial_state(params, optimizer), replicated(mesh))
-    state, metrics, _ = step(state, in_microbatches(batch, mesh, microbatch_prompts=microbatch_prompts))
+    state, metrics, _ = step(state, None, in_microbatches(batch, mesh, microbatch_prompts=microbatch_prompts))
     return flat(params) - flat(state.params), {name: float(x) for name, x in metrics.items()}
 
 
@@ -325,7 +327,7 @@ def adam_steps():
     loss = build_loss(table_logprobs, AlgoConfig(averaging="token"), max_new_tokens=MAX_NEW_TOKENS)
     schedule, options = optax.constant_schedule(0.1), {"clip_norm": 0.0, "measuring": None}
     steps = {
-        freezes: build_train_step(loss, optimizer, schedule, build_mesh(data=1), **options, freezes=freezes)
+        freezes: build_train_step(loss, optimizer, schedule, build_mesh(data=1), **options, freezes=freezes, lora=None)
         for freezes in (True, False)
     }
 
@@ -334,7 +336,7 @@ def adam_steps():
         state = jax.device_put(initial_state(TABLE, optimizer), replicated(mesh))
         states, metrics = [], []
         for batch in batches:
-            state, of_update, _ = steps[freezes](state, in_microbatches(batch, mesh, microbatch_prompts=P))
+            state, of_update, _ = steps[freezes](state, None, in_microbatches(batch, mesh, microbatch_prompts=P))
             states.append(jax.device_get(state))
             metrics.append(jax.device_get(of_update))
         return states, metrics
@@ -397,7 +399,7 @@ def test_a_loss_or_a_gradient_that_is_not_finite_is_enough(loss_of, freezes):
         loss, optax.sgd(1.0), optax.constant_schedule(1.0), build_mesh(data=1), clip_norm=0.0, freezes=freezes,
         measuring=None,
     )  # fmt: skip
-    state, metrics, _ = step(initial_state({"x": jnp.zeros(())}, optax.sgd(1.0)), jnp.zeros((1, 1)))
+    state, metrics, _ = step(initial_state({"x": jnp.zeros(())}, optax.sgd(1.0)), None, jnp.zeros((1, 1)))
     assert not bool(metrics["is_applied"])
     assert (int(state.n_updates), int(state.n_nonfinite), int(state.n_skipped_in_a_row)) == (0, 1, 1)
     assert float(state.params["x"]) == 0.0
@@ -464,7 +466,7 @@ def toy_steps():
             assert can_share_backward(algo, updates_per_step=1, decomposes=noise.decompose)
             noise_pass = build_noise_pass(
                 toy_logprobs, build_loss_of_logprobs(algo, max_new_tokens=5), algo, noise, n_rollouts=NOISE_R,
-                n_shards=data, decomposes=noise.decompose, shares_backward=True,
+                n_shards=data, lora=None, decomposes=noise.decompose, shares_backward=True,
             )  # fmt: skip
             measuring = build_measuring(noise_pass, noise, OptimizerConfig(), n_prompts=Q, n_rollouts=NOISE_R)
             if case != ESTIMATED:  # the update's gradient does not depend on it, and it takes long to compile
@@ -472,7 +474,7 @@ def toy_steps():
             steps = [
                 build_train_step(
                     build_loss(toy_logprobs, algo, max_new_tokens=5), optax.sgd(1.0), optax.constant_schedule(1.0),
-                    mesh, clip_norm=0.0, freezes=True, measuring=each,
+                    mesh, clip_norm=0.0, freezes=True, lora=None, measuring=each,
                 )
                 for each in (None, measuring)
             ]  # fmt: skip
@@ -484,7 +486,9 @@ def toy_steps():
         found = []
         for step in steps:
             state = jax.device_put(initial_state(TOY, optax.sgd(1.0)), replicated(mesh))
-            state, metrics, arrays = step(state, in_microbatches(batch, mesh, microbatch_prompts=microbatch_prompts))
+            state, metrics, arrays = step(
+                state, None, in_microbatches(batch, mesh, microbatch_prompts=microbatch_prompts)
+            )
             gradient = flat(TOY) - flat(state.params)
             found.append((gradient, {name: float(x) for name, x in metrics.items()}, arrays, state))
         return found

@@ -1,0 +1,79 @@
+"""Low-rank adapters: thin factors that are trained beside matrices that are not. arXiv:2106.09685.
+
+Trained and frozen weights are two trees; `policy_params` joins them into the one that the model's passes take.
+"""
+
+import dataclasses
+import math
+
+import flax.struct
+import flax.traverse_util
+import jax
+
+from rlvr_jax.models.spec import ModelSpec, Parameter, Params, parameter_table
+
+LORA_TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraSpec:
+    """Which matrices have an adapter, and how wide and strong it is. Hashable."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]  # of LORA_TARGETS
+
+
+@flax.struct.dataclass
+class Adapted:
+    """A frozen matrix W with its factors: used like one matrix W + scale * down up.
+
+    Leaves may have a leading axis of layers; `down` and `up` may be tapped.
+    """
+
+    weight: jax.Array  # [..in, ..out]
+    down: jax.Array  # [..in, r]
+    up: jax.Array  # [r, ..out]
+    scale: float = flax.struct.field(pytree_node=False)  # alpha / r
+
+
+def lora_table(spec: ModelSpec, lora: LoraSpec) -> dict[str, Parameter]:
+    """The trained parameters by path, such as "layers/attention/query/lora_down".
+
+    A product of both starts at 0, because `lora_up` does; the spread of `lora_down` is that of a uniform
+    distribution on +-1/sqrt(fan_in).
+    """
+    table = {}
+    for path, row in parameter_table(spec).items():
+        name = path.rsplit("/", 1)[-1]
+        if not path.startswith("layers/") or name not in lora.targets:
+            continue
+        n_in = 1 + n_in_axes(name)  # the layers' axis too
+        fan_in = math.prod(row.shape[1:n_in])
+        table[f"{path}/lora_down"] = Parameter(
+            (*row.shape[:n_in], lora.rank), (*row.axes[:n_in], "rank"), 1 / math.sqrt(3 * fan_in)
+        )
+        table[f"{path}/lora_up"] = Parameter(
+            (row.shape[0], lora.rank, *row.shape[n_in:]), ("layers", "rank", *row.axes[n_in:]), 0.0
+        )
+    return table
+
+
+def policy_params(trained: Params, frozen: Params | None, lora: LoraSpec | None) -> Params:
+    """What the model's passes take: `trained` as it is, or the frozen weights with the trained factors in place."""
+    if lora is None:
+        return trained
+    flat_trained = flax.traverse_util.flatten_dict(trained, is_leaf=lambda path, _: path[-1].startswith("lora_"))
+    joined = {}
+    for path, weight in flax.traverse_util.flatten_dict(frozen).items():
+        if (*path, "lora_up") in flat_trained:
+            factors = (flat_trained[(*path, name)] for name in ("lora_down", "lora_up"))
+            joined[path] = Adapted(weight, *factors, lora.alpha / lora.rank)
+        else:
+            joined[path] = weight
+    return flax.traverse_util.unflatten_dict(joined)
+
+
+def n_in_axes(name: str) -> int:
+    """How many axes of a matrix of a layer it contracts with its input, the layers' axis aside."""
+    return 2 if name == "out" else 1
