@@ -57,7 +57,16 @@ class NoiseFolder:
             raise NoiseFolderError(f"{folder} holds {SUMS_FILE} but no {SETTINGS_FILE}; choose another --out=DIR")
         _check_same(earlier, json.loads(json.dumps(settings)), folder)
         arrays = self._load(folder / SUMS_FILE)
-        self.n_chunks, self.sums = int(arrays.pop("n_chunks")), _sums_of(arrays)
+        try:
+            self.n_chunks, self.sums = int(arrays.pop("n_chunks")), _sums_of(arrays)
+        except (KeyError, TypeError, ValueError) as error:  # a zip file, but not one of ours
+            raise self._unreadable(folder / SUMS_FILE, error) from error
+        missing = [path.name for path in map(self._chunk, range(self.n_chunks)) if not path.exists()]
+        if missing:  # before hours are spent on the rest
+            raise NoiseFolderError(
+                f"{folder} lacks {', '.join(missing[:5])} of its {self.n_chunks} chunks; put them back, delete "
+                f"{folder} to measure again, or choose another --out=DIR"
+            )
 
     def add(self, arrays: Arrays, sums: GradientSums) -> None:
         """One more chunk. Raises NoiseFolderError if it cannot be written; the chunks before it stay."""
@@ -80,10 +89,13 @@ class NoiseFolder:
             with np.load(path, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files if name != leave_out}
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            raise NoiseFolderError(
-                f"{path} cannot be read ({type(error).__name__}: {error}) and the measurement cannot be finished "
-                f"without it; delete {self.folder} to measure again, or choose another --out=DIR"
-            ) from error
+            raise self._unreadable(path, error) from error
+
+    def _unreadable(self, path: Path, error: Exception) -> NoiseFolderError:
+        return NoiseFolderError(
+            f"{path} cannot be read ({type(error).__name__}: {error}) and the measurement cannot be finished "
+            f"without it; delete {self.folder} to measure again, or choose another --out=DIR"
+        )
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -102,7 +114,7 @@ def load_settings(folder: Path) -> Settings | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["settings"]
+        return dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise NoiseFolderError(
             f"{path} cannot be read ({type(error).__name__}: {error}); delete {folder} to start over, "
