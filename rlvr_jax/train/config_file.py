@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import importlib.util
 import re
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,7 +130,7 @@ def _resolved(config_argument: str) -> tuple[Path, str | None]:
 
 
 def _known_configs() -> str:
-    return ", ".join(sorted(path.name for path in CONFIG_FOLDER.glob("*.py")))
+    return ", ".join(sorted(path.name for path in CONFIG_FOLDER.glob("[!_]*.py")))
 
 
 def _overrides(argv: list[str]) -> list[tuple[str, str]]:
@@ -181,10 +182,26 @@ def _meant(error: Exception) -> str:
     return f"; did you mean {nearest[0]}?"
 
 
+@contextlib.contextmanager
+def _importable_neighbours(folder: Path) -> Iterator[None]:
+    """Lets a config import what lies beside it, and forgets it again: another folder may have a file of that name."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(folder.resolve()))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder.resolve()))
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file and Path(file).parent == folder.resolve():
+                del sys.modules[name]
+
+
 def _load_module(path: Path) -> ModuleType:
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    with _importable_neighbours(path.parent):
+        module_spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise ConfigError([f"{path} has no get_config(arg=None)"])
     return module

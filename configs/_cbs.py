@@ -1,0 +1,77 @@
+"""What the critical-batch-size studies share, at two sizes: OLMo-2-1B on GSM8K, and the built-in model on sums (tiny).
+
+Controls of the published protocol: learning rate 1e-6, KL 0.001, one epoch per collection, prompts up to 1024 and
+responses up to 2048 tokens, temperature 1, the same initial checkpoint and data seed at every point. An update takes
+at most MINI_BATCH rollouts; a larger collection is taken in several updates.
+"""
+
+from rlvr_jax.train import config as c
+
+MINI_BATCH = 2048  # rollouts
+GSM8K = "hf://datasets/openai/gsm8k/main"
+QUESTION = "{question}\n\nThink step by step, and give the final number after ####.\n\n"
+
+
+def olmo_config(phase: str, *, n_updates: int) -> c.TrainConfig:
+    """A phase on OLMo-2-1B and GSM8K."""
+    return c.TrainConfig(
+        study=f"cbs_{phase}_olmo1b_gsm8k",
+        n_updates=n_updates,
+        task=c.TaskConfig(
+            name="jsonl",
+            path=f"{GSM8K}/train-00000-of-00001.parquet",
+            heldout_path=f"{GSM8K}/test-00000-of-00001.parquet",
+            template=QUESTION,
+            rewards=("rlvr_jax.tasks.gsm8k:same_final_number",),
+        ),
+        model=c.ModelConfig(name="olmo2-1b", uses_chat_template=True, compute_dtype="bfloat16"),
+        warmstart=c.WarmstartConfig(enabled=False),
+        sampling=c.SamplingConfig(max_prompt_tokens=1024, max_new_tokens=2048),
+        algo=c.AlgoConfig(advantage="grpo", kl_coef=0.001, averaging="token"),
+        optimizer=c.OptimizerConfig(peak_lr=1e-6),
+        noise=c.NoiseConfig(every_updates=25),
+        eval=c.EvalConfig(
+            every_updates=25,
+            n_problems=1319,
+            n_samples=1,
+            k=(1,),
+            target_metric="greedy",
+            targets=(0.40, 0.45, 0.50, 0.55, 0.60, 0.65),
+        ),
+        checkpoint=c.CheckpointConfig(every_updates=100, keep_newest=1),
+    )
+
+
+def tiny_config(phase: str) -> c.TrainConfig:
+    """The same protocol on the built-in model and two-digit sums."""
+    return c.TrainConfig(
+        study=f"cbs_{phase}_tiny",
+        n_updates=120,
+        optimizer=c.OptimizerConfig(peak_lr=2e-4),
+        noise=c.NoiseConfig(every_updates=10),
+    )
+
+
+def phase_config(phase: str, arg: str | None, *, n_updates: int) -> c.TrainConfig:
+    """The config of a phase, which its sweep splits. Raises ConfigError at an argument other than "tiny"."""
+    if arg not in (None, "tiny"):
+        raise c.ConfigError(
+            [f"cbs_{phase}.py:{arg} is unknown; use cbs_{phase}.py:tiny (built-in model) or cbs_{phase}.py (OLMo-2-1B)"]
+        )
+    return tiny_config(phase) if arg else olmo_config(phase, n_updates=n_updates)
+
+
+def phase_sweep(study: str, arg: str | None, splits: list[tuple[int, int]]) -> list[dict]:
+    """One point per (n_prompts, n_rollouts), and per seed of the tiny study; the first seed of each comes first."""
+    points = []
+    for seed in (0, 1, 2) if arg else (0,):
+        for n_prompts, n_rollouts in splits:
+            point = {"batch.n_prompts": n_prompts, "batch.n_rollouts": n_rollouts, "seed": seed}
+            if n_rollouts == 1:  # a group of one has no mean of its own
+                point["algo.advantage"] = "batch_mean"
+            if n_prompts * n_rollouts > MINI_BATCH:
+                point["batch.minibatch_prompts"] = MINI_BATCH // n_rollouts
+            if arg is None:
+                point["point"] = f"{study}_np{n_prompts}_nr{n_rollouts}"
+            points.append(point)
+    return points

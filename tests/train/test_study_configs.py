@@ -1,0 +1,69 @@
+"""The files in configs/: their grids, their names, and that every point of theirs could run."""
+
+import pytest
+from absl import flags
+
+from rlvr_jax.train.config import ConfigError
+from rlvr_jax.train.config_file import CONFIG_FOLDER, load_points
+from rlvr_jax.train.validate import validate
+
+ROLLOUTS_PER_UPDATE = 2048
+GRIDS = {  # of OLMo-2-1B: (n_prompts, n_rollouts)
+    "p1": [(32, 8), (64, 8), (128, 8), (256, 8), (512, 8), (1024, 8)],
+    "p2a": [(32, 16), (64, 16), (128, 16), (256, 16), (512, 16)],
+    "p2b": [(128, 1), (128, 2), (128, 4), (128, 8), (128, 16), (128, 32), (128, 64)],
+    "p2c": [(2048, 1), (1024, 2), (512, 4), (256, 8), (128, 16), (64, 32)],
+}
+
+
+def points_of(config, *overrides):
+    return load_points(["bin/train", f"--config={config}", *overrides], flags.FlagValues())
+
+
+def test_every_config_is_known_here():
+    assert {path.stem for path in CONFIG_FOLDER.glob("[!_]*.py")} == {
+        "smoke", "cbs_p4", *(f"cbs_{phase}" for phase in GRIDS),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("phase", GRIDS)
+def test_a_phase_runs_its_grid_under_the_published_controls(phase):
+    points = points_of(f"cbs_{phase}.py")
+    assert [(point.batch.n_prompts, point.batch.n_rollouts) for point in points] == GRIDS[phase]
+    for point in points:
+        validate(point)
+        n_prompts, n_rollouts = point.batch.n_prompts, point.batch.n_rollouts
+        assert point.point_name == f"cbs_{phase}_olmo1b_gsm8k_np{n_prompts}_nr{n_rollouts}"
+        assert point.minibatch_prompts * n_rollouts == min(ROLLOUTS_PER_UPDATE, n_prompts * n_rollouts)
+        assert (point.optimizer.peak_lr, point.algo.kl_coef, point.batch.epochs_per_buffer) == (1e-6, 0.001, 1)
+        assert (point.sampling.temperature, point.sampling.max_prompt_tokens) == (1.0, 1024)
+        assert (point.sampling.max_new_tokens, point.seed, point.model.name) == (2048, 0, "olmo2-1b")
+        assert point.algo.advantage == ("batch_mean" if n_rollouts == 1 else "grpo")
+
+
+@pytest.mark.parametrize("phase", [*GRIDS, "p4"])
+def test_every_tiny_point_is_valid_and_has_a_name_of_its_own(phase):
+    points = points_of(f"cbs_{phase}.py:tiny")
+    for point in points:
+        validate(point)
+    names = [point.point_name for point in points]
+    assert len(set(names)) == len(names)
+    assert {point.seed for point in points} == {0, 1, 2}
+    assert all(name.startswith(f"cbs_{phase}_tiny_np") for name in names)
+
+
+def test_the_last_phase_sweeps_learning_rates_with_reinforce_plus_plus():
+    points = points_of("cbs_p4.py")
+    assert [point.optimizer.peak_lr for point in points] == [5e-7, 1e-6, 5e-6]
+    assert {point.algo.advantage for point in points} == {"reinforce++"}
+    assert points[0].point_name == "cbs_p4_olmo1b_math_np256_nr8_lr5e-07"
+
+
+def test_a_shorter_run_keeps_every_point_of_the_grid():
+    points = points_of("cbs_p1.py", "--config.n_updates=40")
+    assert [point.n_updates for point in points] == [40] * 6
+
+
+def test_another_size_is_refused_with_those_there_are():
+    with pytest.raises(ConfigError, match=r"cbs_p2b.py:small is unknown; use cbs_p2b.py:tiny"):
+        points_of("cbs_p2b.py:small")
