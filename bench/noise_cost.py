@@ -25,13 +25,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rlvr_jax.models.spec import ModelSpec, initial_params
-from rlvr_jax.train.config import AlgoConfig, NoiseConfig, OptimizerConfig
+from rlvr_jax.models.spec import ModelSpec, initial_params, parameter_table
+from rlvr_jax.train.completion_logprobs import build_head_plan
+from rlvr_jax.train.config import AlgoConfig, NoiseConfig, OptimizerConfig, PlacementConfig
 from rlvr_jax.train.loss import Batch, build_loss, build_loss_of_logprobs, build_rollout_logprobs
 from rlvr_jax.train.measure_noise import build_measuring, build_noise_measurement
 from rlvr_jax.train.noise_pass import build_noise_pass, can_share_backward
 from rlvr_jax.train.optimizer import adamw
-from rlvr_jax.train.placement import build_mesh
+from rlvr_jax.train.placement import build_mesh, parameter_layout
 from rlvr_jax.train.state import initial_state
 from rlvr_jax.train.step import build_train_step
 
@@ -39,12 +40,12 @@ PRESETS = {
     "cpu": {
         "n_prompts": 8, "n_rollouts": 8, "prompt_tokens": 64, "completion_tokens": 64, "microbatch_prompts": 1,
         "vocab_size": 4096, "width": 256, "n_layers": 4, "n_heads": 8, "n_kv_heads": 4, "mlp_width": 683,
-        "dtype": "float32", "remat": False, "limit": 1.25,
+        "dtype": "float32", "remat": "none", "limit": 1.25,
     },
     "olmo2-1b": {
         "n_prompts": 8, "n_rollouts": 16, "prompt_tokens": 256, "completion_tokens": 768, "microbatch_prompts": 1,
         "vocab_size": 100_352, "width": 2048, "n_layers": 16, "n_heads": 16, "n_kv_heads": 16, "mlp_width": 8192,
-        "dtype": "bfloat16", "remat": True, "limit": 1.15,
+        "dtype": "bfloat16", "remat": "full", "limit": 1.15,
     },
 }  # fmt: skip
 
@@ -130,12 +131,17 @@ def build_update(sizes: dict, algo: AlgoConfig, mode: Mode):
         n_kv_heads=sizes["n_kv_heads"], head_width=sizes["width"] // sizes["n_heads"], mlp_width=sizes["mlp_width"],
         rope_theta=10_000.0, norm_eps=1e-6, has_tied_head=False, has_attention_bias=False,
     )  # fmt: skip
+    T, optimizer_config = sizes["completion_tokens"], OptimizerConfig()
+    layout = parameter_layout(build_mesh(PlacementConfig(data=1)), spec, None)
     logprobs = build_rollout_logprobs(
-        spec, temperature=1.0, compute_dtype=jnp.dtype(sizes["dtype"]), use_remat=sizes["remat"]
-    )
-    T, optimizer_config, mesh = sizes["completion_tokens"], OptimizerConfig(), build_mesh(data=1)
+        spec, temperature=1.0, compute_dtype=jnp.dtype(sizes["dtype"]), remat=sizes["remat"],
+        head_plan=build_head_plan(0, layout.mesh),
+    )  # fmt: skip
     schedule = optax.constant_schedule(1e-6)
-    optimizer = adamw(spec, schedule, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip_norm=1.0)
+    optimizer = adamw(
+        parameter_table(spec), schedule,
+        b1=0.9, b2=0.99, eps=1e-8, momentum_dtype="float32", weight_decay=0.0, clip_norm=1.0,
+    )  # fmt: skip
     measuring, is_shared = None, False
     if mode.noise is not None:
         is_shared = mode.noise.shares_backward and can_share_backward(
@@ -147,10 +153,10 @@ def build_update(sizes: dict, algo: AlgoConfig, mode: Mode):
         )  # fmt: skip
         measuring = build_measuring(noise_pass, mode.noise, optimizer_config, n_prompts=P, n_rollouts=R)
     step = build_train_step(
-        build_loss(logprobs, algo, max_new_tokens=T), optimizer, schedule, mesh,
+        build_loss(logprobs, algo, max_new_tokens=T), optimizer, schedule, layout,
         clip_norm=1.0, freezes=True, lora=None, measuring=measuring if is_shared else None,
     )  # fmt: skip
-    measure = build_noise_measurement(measuring, mesh) if measuring and not is_shared else None
+    measure = build_noise_measurement(measuring, layout) if measuring and not is_shared else None
     batch = jax.tree.map(lambda leaf: jnp.asarray(leaf).reshape(P // n, n, *leaf.shape[1:]), random_batch(sizes, algo))
     state = [jax.jit(lambda key: initial_state(initial_params(spec, key), optimizer))(jax.random.key(0))]
     programs = [step.lower(state[0], None, batch)] + ([measure.lower(state[0], None, batch)] if measure else [])

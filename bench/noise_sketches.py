@@ -23,6 +23,7 @@ import numpy as np
 from configs import cbs_p2c
 from rlvr_jax.noise.sketch import CountSketch, count_sketch
 from rlvr_jax.train.assemble import assemble
+from rlvr_jax.train.completion_logprobs import build_head_plan
 from rlvr_jax.train.learner import Learner
 from rlvr_jax.train.loss import Batch, build_rollout_logprobs
 from rlvr_jax.train.noise_pass import noise_loss
@@ -30,7 +31,7 @@ from rlvr_jax.train.programs import build_programs
 from rlvr_jax.train.progress import Progress
 from rlvr_jax.train.state import initial_state
 from rlvr_jax.train.study import cache_folder, enable_compilation_cache
-from rlvr_jax.train.warmstart import starting_params
+from rlvr_jax.train.starting_policy import starting_params
 
 
 def main() -> int:
@@ -75,7 +76,11 @@ def group_gradients(args: argparse.Namespace) -> jax.Array:
     learner = Learner(config, parts, programs, initial_state(params, programs.optimizer), params)
     batch = learner.batch(learner.collect(learner.draw(0), 0))[1]
     logprobs = build_rollout_logprobs(
-        parts.spec, temperature=config.sampling.temperature, compute_dtype=parts.compute_dtype, use_remat=False
+        parts.spec,
+        temperature=config.sampling.temperature,
+        compute_dtype=parts.compute_dtype,
+        remat="none",
+        head_plan=build_head_plan(config.model.logprob_chunk_mib, parts.mesh),
     )
     loss = noise_loss(logprobs, config.algo)
 

@@ -68,7 +68,7 @@ def measure(args: argparse.Namespace, spec: ModelSpec, params: dict, S: int, T: 
     prompt_PS = jax.random.randint(jax.random.key(1), (P, S), 3, spec.vocab_size)
     batch = (params, prompt_PS, jnp.full(P, S), jnp.arange(P), jax.random.key(2))
     decoding = {
-        "n_rollouts": args.n_rollouts, "temperature": 1.0, "eos_id": -1, "pad_id": 0,
+        "n_rollouts": args.n_rollouts, "temperature": 1.0, "eos_ids": (), "pad_id": 0,
         "compute_dtype": jnp.dtype(args.dtype),
     }  # fmt: skip
     samplers = {

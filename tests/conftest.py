@@ -15,7 +15,7 @@ import pytest
 from rlvr_jax.train import config as c
 from rlvr_jax.train.assemble import assemble
 from rlvr_jax.train.progress import Progress
-from rlvr_jax.train.warmstart import starting_params
+from rlvr_jax.train.starting_policy import starting_params
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # compiling is most of the suite's time, and its two processes compile much the same

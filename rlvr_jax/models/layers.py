@@ -5,8 +5,17 @@ import math
 import jax
 import jax.numpy as jnp
 
+from rlvr_jax.models.chunked_head import HeadChunks, chunked_logprobs
 from rlvr_jax.models.lora import Adapted
-from rlvr_jax.models.taps import Tapped, tapped_bias, tapped_linear, tapped_logits, tapped_lookup, tapped_scale
+from rlvr_jax.models.taps import (
+    Tapped,
+    tapped_bias,
+    tapped_linear,
+    tapped_logits,
+    tapped_logprobs,
+    tapped_lookup,
+    tapped_scale,
+)
 
 Weight = jax.Array | Tapped | Adapted
 
@@ -30,8 +39,10 @@ def linear(x: jax.Array, weight: Weight, *, n_in_axes: int = 1) -> jax.Array:
     jax 0.10.2, 2026-11-21).
     """
     if isinstance(weight, Adapted):
-        thin = linear(x, weight.down, n_in_axes=n_in_axes)
-        return linear(x, weight.weight, n_in_axes=n_in_axes) + weight.scale * linear(thin, weight.up)
+        thin = linear(x, weight.down, n_in_axes=n_in_axes).astype(jnp.float32)
+        # in fp32: bfloat16 would round alpha / r itself, the same way at every token. And where it is thin
+        thin = (weight.scale * thin).astype(x.dtype)
+        return linear(x, weight.weight, n_in_axes=n_in_axes) + linear(thin, weight.up)
     if isinstance(weight, Tapped):
         return tapped_linear(x, weight, n_in_axes=n_in_axes)
     lead, in_shape = x.shape[: x.ndim - n_in_axes], weight.shape[:n_in_axes]
@@ -60,6 +71,15 @@ def logits(hidden: jax.Array, weight: Weight, *, is_table: bool) -> jax.Array:
         return tapped_logits(hidden, weight, is_table=is_table)
     head_DV = weight.T if is_table else weight
     return jnp.einsum("...d,dv->...v", hidden, head_DV, preferred_element_type=jnp.float32)
+
+
+def chosen_logprobs(
+    hidden_NTD: jax.Array, weight: Weight, token_NT: jax.Array, chunks: HeadChunks
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probability and entropy f32[N, T] of tokens, without the logits of all the vocabulary at once."""
+    if isinstance(weight, Tapped):
+        return tapped_logprobs(hidden_NTD, weight, token_NT, chunks)
+    return chunked_logprobs(chunks, None, hidden_NTD, weight, token_NT, None, None, None)
 
 
 def swiglu(x: jax.Array, *, gate_DF: Weight, up_DF: Weight, down_FD: Weight) -> jax.Array:

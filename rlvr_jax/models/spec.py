@@ -99,9 +99,14 @@ def model_part(path: tuple[str, ...]) -> str:
 
 
 def initial_params(spec: ModelSpec, key: jax.Array) -> Params:
-    """Fresh fp32 parameters; a leaf's values depend on its name and `key` alone."""
+    """Fresh fp32 parameters of an architecture."""
+    return initial_values(parameter_table(spec), key)
+
+
+def initial_values(table: dict[str, Parameter], key: jax.Array) -> Params:
+    """Fresh fp32 values of a table's rows; they depend on the names in it and on `key` alone."""
     flat = {}
-    for number, (path, row) in enumerate(sorted(parameter_table(spec).items())):
+    for number, (path, row) in enumerate(sorted(table.items())):
         if row.init_std is None:
             flat[path] = jnp.ones(row.shape, jnp.float32)
         else:
@@ -109,6 +114,20 @@ def initial_params(spec: ModelSpec, key: jax.Array) -> Params:
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
+def does_decay(path: str) -> bool:
+    """Whether weight decay acts on a parameter: on matrices, not on norm scales and biases.
+
+    Pulling a scale to 0 would shrink the signal, not the weights. By name, since the factor of an adapter that starts
+    at 0 is a matrix as well.
+    """
+    return not path.endswith(("norm", "bias"))
+
+
 def parameter_count(spec: ModelSpec) -> int:
     """Number of parameters."""
-    return sum(math.prod(row.shape) for row in parameter_table(spec).values())
+    return value_count(parameter_table(spec))
+
+
+def value_count(table: dict[str, Parameter]) -> int:
+    """Number of values in all rows of a table."""
+    return sum(math.prod(row.shape) for row in table.values())

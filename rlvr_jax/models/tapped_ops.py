@@ -80,14 +80,14 @@ def product(plan: TapPlan, out_dtype: jnp.dtype, x_PRTI: jax.Array, weight_IO: j
 
 
 def _product_forward(plan, out_dtype, x_PRTI, weight_IO, reader):
-    return product(plan, out_dtype, x_PRTI, weight_IO, reader), (x_PRTI, weight_IO, _without_tap(reader))
+    return product(plan, out_dtype, x_PRTI, weight_IO, reader), (x_PRTI, weight_IO, without_tap(reader))
 
 
 def _product_backward(plan, out_dtype, residuals, dy_PRTO):
     x_PRTI, weight_IO, reader = residuals
     dx_PRTI = jnp.einsum("prto,io->prti", dy_PRTO, weight_IO).astype(x_PRTI.dtype)
-    dweight_IO, tap = _matrix_gradients(plan, x_PRTI, dy_PRTO, reader)
-    return dx_PRTI, dweight_IO.astype(weight_IO.dtype), _cotangent(reader, tap)
+    dweight_IO, tap = matrix_gradients(plan, x_PRTI, dy_PRTO, reader, first_output=0)
+    return dx_PRTI, dweight_IO.astype(weight_IO.dtype), reader_cotangent(reader, tap)
 
 
 product.defvjp(_product_forward, _product_backward)
@@ -100,14 +100,14 @@ def scaled(plan: TapPlan, x_PRTD: jax.Array, scale_D: jax.Array, reader: Reader)
 
 
 def _scaled_forward(plan, x_PRTD, scale_D, reader):
-    return scaled(plan, x_PRTD, scale_D, reader), (x_PRTD, scale_D, _without_tap(reader))
+    return scaled(plan, x_PRTD, scale_D, reader), (x_PRTD, scale_D, without_tap(reader))
 
 
 def _scaled_backward(plan, residuals, dy_PRTD):
     x_PRTD, scale_D, reader = residuals
     gradient_PRD = jnp.einsum("prtd,prtd->prd", dy_PRTD, x_PRTD, preferred_element_type=jnp.float32)
     dscale_D, tap = _vector_gradients(plan, gradient_PRD, reader)
-    return dy_PRTD * scale_D[None, None, None], dscale_D.astype(scale_D.dtype), _cotangent(reader, tap)
+    return dy_PRTD * scale_D[None, None, None], dscale_D.astype(scale_D.dtype), reader_cotangent(reader, tap)
 
 
 scaled.defvjp(_scaled_forward, _scaled_backward)
@@ -120,13 +120,13 @@ def biased(plan: TapPlan, x_PRTD: jax.Array, bias_D: jax.Array, reader: Reader) 
 
 
 def _biased_forward(plan, x_PRTD, bias_D, reader):
-    return biased(plan, x_PRTD, bias_D, reader), (bias_D, _without_tap(reader))
+    return biased(plan, x_PRTD, bias_D, reader), (bias_D, without_tap(reader))
 
 
 def _biased_backward(plan, residuals, dy_PRTD):
     bias_D, reader = residuals
     dbias_D, tap = _vector_gradients(plan, dy_PRTD.astype(jnp.float32).sum(axis=2), reader)
-    return dy_PRTD, dbias_D.astype(bias_D.dtype), _cotangent(reader, tap)
+    return dy_PRTD, dbias_D.astype(bias_D.dtype), reader_cotangent(reader, tap)
 
 
 biased.defvjp(_biased_forward, _biased_backward)
@@ -156,7 +156,7 @@ def looked_up(
 
 def _looked_up_forward(plan, token_PRT, row_PU, place_PRT, carrier_PRUD, table_VD, reader):
     out = looked_up(plan, token_PRT, row_PU, place_PRT, carrier_PRUD, table_VD, reader)
-    return out, (token_PRT, row_PU, place_PRT, table_VD, _without_tap(reader))
+    return out, (token_PRT, row_PU, place_PRT, table_VD, without_tap(reader))
 
 
 def _looked_up_backward(plan, residuals, cotangents):
@@ -167,7 +167,7 @@ def _looked_up_backward(plan, residuals, cotangents):
     dx_PRTD = dx_PRTD.astype(jnp.float32)
     is_head = of_head_PRUD.shape[2] > 0
     width = _divisor_up_to(D, plan.chunk_bytes // (4 * R * U))
-    turns = _Turns.fitting(plan, n_prompts=len(token_PRT), bytes_per_prompt=4 * R * U * D)
+    turns = Turns.fitting(plan, n_prompts=len(token_PRT), bytes_per_prompt=4 * R * U * D)
 
     def of_turn(_: None, inputs: tuple) -> tuple[None, tuple]:
         dx_SRTD, place_SRT, row_SU, head_SRUD, noise_weight_SR = inputs
@@ -206,7 +206,7 @@ def _looked_up_backward(plan, residuals, cotangents):
 
     tap = _tap(turns.joined(found), gradient_sum=scattered(reader.noise_weight_PR))
     dtable_VD = scattered(reader.loss_weight_PR).astype(table_VD.dtype)
-    return None, None, None, jnp.zeros_like(of_head_PRUD), dtable_VD, _cotangent(reader, tap)
+    return None, None, None, jnp.zeros_like(of_head_PRUD), dtable_VD, reader_cotangent(reader, tap)
 
 
 looked_up.defvjp(_looked_up_forward, _looked_up_backward)
@@ -228,7 +228,7 @@ def _through_carrier_backward(plan, residuals, dlogits_PRTV):
     hidden_PRTD, row_PU = residuals
     U, D = row_PU.shape[1], hidden_PRTD.shape[3]
     are_all_rows = dlogits_PRTV.shape[3] == U
-    turns = _Turns.fitting(plan, n_prompts=len(row_PU), bytes_per_prompt=4 * plan.n_units * U * D)
+    turns = Turns.fitting(plan, n_prompts=len(row_PU), bytes_per_prompt=4 * plan.n_units * U * D)
 
     def of_turn(_: None, inputs: tuple) -> tuple[None, jax.Array]:
         dlogits_SRTV, hidden_SRTD, row_SU = inputs
@@ -270,14 +270,16 @@ class _Found(NamedTuple):
     metric_sketch: jax.Array | None
 
 
-def _matrix_gradients(plan: TapPlan, x_PRTI: jax.Array, dy_PRTO: jax.Array, reader: Reader) -> tuple[jax.Array, Tap]:
-    """The weighted gradient [I, O] and the tap of a matrix.
+def matrix_gradients(
+    plan: TapPlan, x_PRTI: jax.Array, dy_PRTO: jax.Array, reader: Reader, *, first_output: jax.Array | int
+) -> tuple[jax.Array, Tap]:
+    """The weighted gradient [I, O] and the tap of a matrix, or of its outputs from `first_output` on.
 
     G is formed as [O, I], which is dy^T x, so that a chunk of outputs is a run of positions.
     """
     P, R, T, I = x_PRTI.shape  # noqa: E741, named as the axes are
     O = dy_PRTO.shape[3]  # noqa: E741
-    turns = _Turns.fitting(plan, n_prompts=P, bytes_per_prompt=4 * R * I * O)
+    turns = Turns.fitting(plan, n_prompts=P, bytes_per_prompt=4 * R * I * O)
     D, S = plan.n_shards, plan.n_shards * turns.n_at_once
     width = min(O, max(1, plan.chunk_bytes // (4 * R * I)))
     n_chunks = math.ceil(O / width)
@@ -302,7 +304,7 @@ def _matrix_gradients(plan: TapPlan, x_PRTI: jax.Array, dy_PRTO: jax.Array, read
             metric_Sn = jnp.broadcast_to(metric_WI.reshape(1, -1), (S, width * I)) if metric_WI is not None else None
 
             def sketch(values: jax.Array) -> jax.Array:
-                return plan.sketch.dense(values, number * (width * I), reader.seed)
+                return plan.sketch.dense(values, (first_output + number * width) * I, reader.seed)
 
             if is_formed:
                 gradient_SRn = jnp.einsum(
@@ -416,16 +418,16 @@ def _exact_einsum(subscripts: str, *operands: jax.Array) -> jax.Array:
     return jnp.einsum(subscripts, *operands, precision="highest")
 
 
-class _Turns(NamedTuple):
+class Turns(NamedTuple):
     """How prompts are gone through: in each turn some of every shard's own, S in all, so that no device waits."""
 
     n_shards: int
     n_at_once: int  # of each shard
 
     @staticmethod
-    def fitting(plan: TapPlan, *, n_prompts: int, bytes_per_prompt: int) -> "_Turns":
+    def fitting(plan: TapPlan, *, n_prompts: int, bytes_per_prompt: int) -> "Turns":
         n_own = n_prompts // plan.n_shards
-        return _Turns(plan.n_shards, _divisor_up_to(n_own, plan.chunk_bytes // max(bytes_per_prompt, 1)))
+        return Turns(plan.n_shards, _divisor_up_to(n_own, plan.chunk_bytes // max(bytes_per_prompt, 1)))
 
     def split(self, arrays: Any) -> Any:
         """Leaves [P, ...] as [turns, S, ...]."""
@@ -459,12 +461,12 @@ def _tap(found: _Found, *, gradient_sum: jax.Array) -> Tap:
     )
 
 
-def _without_tap(reader: Reader) -> Reader:
+def without_tap(reader: Reader) -> Reader:
     """To keep until the backward pass, which does not read the zeros."""
     return reader._replace(tap=None)
 
 
-def _cotangent(reader: Reader, tap: Tap) -> Reader:
+def reader_cotangent(reader: Reader, tap: Tap) -> Reader:
     """Only the tap has one."""
     zero = jax.tree.map(jnp.zeros_like, reader._replace(tap=None, seed=None))
     return zero._replace(tap=tap, seed=None)

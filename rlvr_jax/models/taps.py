@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from rlvr_jax.models import tapped_ops
+from rlvr_jax.models.chunked_head import HeadChunks, chunked_logprobs
 from rlvr_jax.models.tapped_ops import Reader, Tap, TapPlan
 
 
@@ -204,6 +205,15 @@ def tapped_logits(hidden_NTD: jax.Array, tapped: Tapped, *, is_table: bool) -> j
     if is_table:
         logits_PRTV = tapped_ops.through_carrier(tapped.plan, logits_PRTV, hidden_PRTD, *tapped.lookup)
     return logits_PRTV.reshape(*hidden_NTD.shape[:2], -1)
+
+
+def tapped_logprobs(
+    hidden_NTD: jax.Array, tapped: Tapped, token_NT: jax.Array, chunks: HeadChunks
+) -> tuple[jax.Array, jax.Array]:
+    """`layers.chosen_logprobs` with a tapped head, or a table whose `lookup` is filled in."""
+    weight, reader = _operands(tapped, _as_it_is)
+    lookup = tapped.lookup if chunks.is_table else (None, None)
+    return chunked_logprobs(chunks, tapped.plan, hidden_NTD, weight, token_NT, reader, *lookup)
 
 
 def _operands(tapped: Tapped, view: Callable[[jax.Array], jax.Array]) -> tuple[jax.Array, Reader]:

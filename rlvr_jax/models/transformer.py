@@ -4,16 +4,33 @@ All three run the same block; they differ in where keys and values come from.
 Sequences are padded on the right, so causal attention alone keeps pads out of every real position.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rlvr_jax.models.attention import attention_over_part, grouped_query_attention, merged_attention
-from rlvr_jax.models.layers import Weight, biased, linear, logits, looked_up, rms_norm, swiglu
+from rlvr_jax.models.chunked_head import HeadChunks
+from rlvr_jax.models.layers import Weight, biased, chosen_logprobs, linear, logits, looked_up, rms_norm, swiglu
 from rlvr_jax.models.rope import rotary_angles, rotate
 from rlvr_jax.models.spec import ModelSpec, Params
 from rlvr_jax.models.taps import Tapped
+
+_REMAT_POLICIES = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keeps products with weights
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+Constraint = Callable[[jax.Array], jax.Array]  # the same array, told on which devices it lies
+
+
+class PassPlacement(NamedTuple):
+    """Which devices hold what in a pass over whole sequences."""
+
+    rows: Constraint  # of states [N, T, D]
+    table: Constraint  # of the embedding [V, D], to look tokens up
 
 
 class LayerCache(NamedTuple):
@@ -33,11 +50,19 @@ def layer_weights(params: Params, spec: ModelSpec) -> list[Params]:
     return [jax.tree.map(lambda leaf, i=i: leaf[i], params["layers"]) for i in range(spec.n_layers)]
 
 
-def hidden_states(params: Params, spec: ModelSpec, token_NT: jax.Array, *, use_remat: bool) -> tuple[jax.Array, Params]:
+def hidden_states(
+    params: Params, spec: ModelSpec, token_NT: jax.Array, *, remat: str, placement: PassPlacement | None = None
+) -> tuple[jax.Array, Params]:
     """The last layer's normalised states [N, T, D] of right-padded sequences, and the params to read logits with.
 
     Those are the same ones, but for a tapped embedding that is also the head (models/taps.py).
+
+    Args:
+        remat: what of a layer is made again in the backward pass: "none", "full" (everything but the layer's input),
+            or "dots" (everything but that and the products with weights). Memory and time only.
+        placement: None on one device.
     """
+    placement = placement or PassPlacement(lambda x_NTD: x_NTD, lambda table_VD: table_VD)
     T = token_NT.shape[1]
     angles = _angles(spec, jnp.arange(T)[None])
     is_visible_111TT = jnp.tril(jnp.ones((T, T), bool))[None, None, None]
@@ -45,11 +70,14 @@ def hidden_states(params: Params, spec: ModelSpec, token_NT: jax.Array, *, use_r
     def block(x_NTD: jax.Array, weights: Params) -> tuple[jax.Array, None]:
         query, key, value = _query_key_value(weights, spec, x_NTD, angles)
         attended_NTHK = grouped_query_attention(query, key, value, is_visible=is_visible_111TT)
-        return _finish_block(weights, spec, x_NTD, attended_NTHK), None
+        return placement.rows(_finish_block(weights, spec, x_NTD, attended_NTHK)), None
 
-    block = jax.checkpoint(block) if use_remat else block
-    x_NTD, embedding = looked_up(params["embedding"], token_NT, is_head=spec.has_tied_head)
-    x_NTD, _ = jax.lax.scan(block, x_NTD, params["layers"])
+    if remat != "none":  # the scan keeps what is made again from being shared with the first time
+        block = jax.checkpoint(block, policy=_REMAT_POLICIES[remat], prevent_cse=False)
+    table = params["embedding"]
+    table = table.replace(weight=placement.table(table.weight)) if isinstance(table, Tapped) else placement.table(table)
+    x_NTD, embedding = looked_up(table, token_NT, is_head=spec.has_tied_head)
+    x_NTD, _ = jax.lax.scan(block, placement.rows(x_NTD), params["layers"])
     return rms_norm(x_NTD, params["final_norm"], eps=spec.norm_eps), params | {"embedding": embedding}
 
 
@@ -124,6 +152,13 @@ def decode_step(
 def vocab_logits(params: Params, spec: ModelSpec, hidden: jax.Array) -> jax.Array:
     """f32[..., V] from states [..., D]."""
     return logits(hidden, params["embedding" if spec.has_tied_head else "head"], is_table=spec.has_tied_head)
+
+
+def token_logprobs(
+    params: Params, spec: ModelSpec, hidden_NTD: jax.Array, token_NT: jax.Array, chunks: HeadChunks
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probability and entropy f32[N, T] of tokens, each predicted by the state at its place."""
+    return chosen_logprobs(hidden_NTD, params["embedding" if spec.has_tied_head else "head"], token_NT, chunks)
 
 
 def _angles(spec: ModelSpec, position_NT: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -43,6 +43,13 @@ class Context(NamedTuple):
     key_PR: jax.Array
 
 
+class SamplerPlacement(NamedTuple):
+    """Which devices hold what while they decode: functions that return what they are given, told so."""
+
+    weights: Callable[[Params], Params]
+    cache: transformer.Constraint  # of keys or values [N, G, S, K]
+
+
 class Decoder(NamedTuple):
     """Two jitted programs. Compiled: `start` once and `go_on` once per further width that is reached."""
 
@@ -56,9 +63,10 @@ def build_decoder(
     n_rollouts: int,
     widths: tuple[int, ...],
     temperature: float,
-    eos_id: int,
+    eos_ids: tuple[int, ...],
     pad_id: int,
     compute_dtype: jnp.dtype,
+    placement: SamplerPlacement | None = None,
 ) -> Decoder:
     """Returns `start(params, prompt_PS, prompt_length_P, prompt_counter_P, root_key) -> (context, state)`
     and `go_on(context, state)`, which returns the same.
@@ -69,7 +77,11 @@ def build_decoder(
         widths: completion lengths at which the arrays grow, ascending, from 2 unless there is only one; the last
             is the most a rollout may have.
         temperature: 0 is greedy.
+        eos_ids: each of them ends a rollout, as its last token; (): none does.
+        placement: None on one device.
     """
+    placement = placement or SamplerPlacement(lambda params: params, lambda x_NGSK: x_NGSK)
+    eos_11E = jnp.array(eos_ids, jnp.int32)[None, None]
 
     @jax.jit
     def start(
@@ -79,9 +91,10 @@ def build_decoder(
         prompt_counter_P: jax.Array,
         root_key: jax.Array,
     ) -> tuple[Context, DecodeState]:
-        weights = transformer.cast_params(params, compute_dtype)
+        weights = placement.weights(transformer.cast_params(params, compute_dtype))
         layers = transformer.layer_weights(weights, spec)
         hidden_PSD, prompt_caches = transformer.prefill(weights, layers, spec, prompt_PS)
+        prompt_caches = jax.tree.map(placement.cache, prompt_caches)
         # -1: the state at the last prompt token predicts the first completion token
         last_PD = jnp.take_along_axis(hidden_PSD, (prompt_length_P - 1)[:, None, None], axis=1)[:, 0]
         key_PR = rollout_keys(root_key, prompt_counter_P, n_rollouts=n_rollouts)
@@ -118,7 +131,7 @@ def build_decoder(
         token_N, logprob_N = choose_token(context.key_PR.reshape(-1), logits_NV, position=t, temperature=temperature)
         token_PR = jnp.where(state.is_ended_PR, pad_id, token_N.reshape(shape))
         logprob_PR = jnp.where(state.is_ended_PR, 0.0, logprob_N.reshape(shape))
-        is_ended_PR = state.is_ended_PR | (token_PR == eos_id)
+        is_ended_PR = state.is_ended_PR | (token_PR[..., None] == eos_11E).any(axis=-1)
         place = jax.lax.dynamic_update_slice_in_dim
         return state.replace(
             position=t + 1,
@@ -152,7 +165,7 @@ def build_decoder(
                 is_prompt_slot_PS=is_prompt_slot_PS,
             )
             logits_NV = transformer.vocab_logits(context.weights, spec, hidden_ND)
-            return choose(context, state.replace(caches=caches), logits_NV)
+            return choose(context, state.replace(caches=jax.tree.map(placement.cache, caches)), logits_NV)
 
         return jax.lax.while_loop(lambda s: (s.position < width) & ~s.are_all_ended, advance, state)
 
@@ -162,7 +175,7 @@ def build_decoder(
         # the last token of a width is fed in the next one, so the first cache has one slot less
         n_slots = n_more if state.completion_PRC.shape[2] else max(n_more - 1, 1)
         N, G, K = state.is_ended_PR.size, spec.n_kv_heads, spec.head_width
-        cache = transformer.LayerCache(*[jnp.zeros((N, G, n_slots, K), compute_dtype)] * 2)
+        cache = transformer.LayerCache(*[placement.cache(jnp.zeros((N, G, n_slots, K), compute_dtype))] * 2)
         wider = ((0, 0), (0, 0), (0, n_more))
         return state.replace(
             caches=[cache] * spec.n_layers,

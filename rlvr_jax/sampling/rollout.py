@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rlvr_jax.models.spec import ModelSpec, Params
-from rlvr_jax.sampling.decode import build_decoder
+from rlvr_jax.sampling.decode import SamplerPlacement, build_decoder
 from rlvr_jax.sampling.padding import bucket_widths
 
 
@@ -35,9 +35,10 @@ def build_sampler(
     max_new_tokens: int,
     bucket_tokens: int,
     temperature: float,
-    eos_id: int,
+    eos_ids: tuple[int, ...],
     pad_id: int,
     compute_dtype: jnp.dtype,
+    placement: SamplerPlacement | None = None,
 ) -> Sampler:
     """Returns `sample(params, prompt_PS, prompt_length_P, prompt_counter_P, root_key) -> Rollouts`.
 
@@ -50,6 +51,8 @@ def build_sampler(
     Args:
         bucket_tokens: the arrays start with room for so many tokens per rollout and double as needed.
         temperature: 0 is greedy.
+        eos_ids: each of them ends a rollout, as its last token; (): none does.
+        placement: None on one device.
     """
     widths = bucket_widths(max_new_tokens, first=bucket_tokens)
     decoder = build_decoder(
@@ -57,9 +60,10 @@ def build_sampler(
         n_rollouts=n_rollouts,
         widths=widths,
         temperature=temperature,
-        eos_id=eos_id,
+        eos_ids=eos_ids,
         pad_id=pad_id,
         compute_dtype=compute_dtype,
+        placement=placement,
     )
 
     def sample(

@@ -9,49 +9,73 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from rlvr_jax.models.lora import LoraSpec
-from rlvr_jax.models.spec import ModelSpec, parameter_count
-from rlvr_jax.models.tokenizer import CharTokenizer
+from rlvr_jax.models.hf_config import HfModel
+from rlvr_jax.models.lora import LoraSpec, lora_table, trained_table
+from rlvr_jax.models.spec import ModelSpec, parameter_count, value_count
+from rlvr_jax.models.tokenizer import Tokenizer
 from rlvr_jax.tasks.arithmetic import DigitArithmetic, SentenceArithmetic
 from rlvr_jax.tasks.jsonl import JsonlTask
 from rlvr_jax.tasks.problem import Task
 from rlvr_jax.train.batch_plan import BatchPlan, batch_plan
-from rlvr_jax.train.config import ConfigError, ModelConfig, TaskConfig, TrainConfig
-from rlvr_jax.train.placement import build_mesh
+from rlvr_jax.train.config import ConfigError, LoraConfig, ModelConfig, TaskConfig, TrainConfig
+from rlvr_jax.train.long_prompts import used_problems
+from rlvr_jax.train.memory_plan import MemoryPlan, PlannedModel, within_memory
+from rlvr_jax.train.named_model import named_tokenizer, published_model
+from rlvr_jax.train.placement import Layout, build_mesh, parameter_layout
 from rlvr_jax.train.validate import validate
+from rlvr_jax.train.validate_lora import lora_fit_problems
+from rlvr_jax.train.validate_model import tokenizer_problems
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
     """What a run is made of before it has any weights."""
 
-    task: Task
-    tokenizer: CharTokenizer
+    task: Task  # without the problems that are left out
+    tokenizer: Tokenizer
     spec: ModelSpec
     mesh: Mesh
     plan: BatchPlan
+    memory: MemoryPlan
     compute_dtype: jnp.dtype
     lora: LoraSpec | None  # None: all weights are trained
+    hf_model: HfModel | None  # None: the built-in model
+
+    @property
+    def layout(self) -> Layout:
+        """Where the parameters lie on the mesh."""
+        return parameter_layout(self.mesh, self.spec, self.lora)
 
 
 def assemble(config: TrainConfig) -> Parts:
     """Validates the config against itself, the data and the devices. Raises ConfigError with every problem."""
     validate(config)
-    task, tokenizer, mesh = build_task(config.task), CharTokenizer(), build_mesh(data=config.placement.data)
-    if config.warmstart.enabled and task.fingerprint:  # of a file, which may hold anything
-        _check_demonstrations(task, tokenizer)
-    spec = model_spec(config.model, vocab_size=tokenizer.vocab_size)
+    whole_task, tokenizer, mesh = build_task(config.task), named_tokenizer(config.model), build_mesh(config.placement)
+    hf_model = published_model(config.model)
+    spec = hf_model.spec if hf_model else model_spec(config.model, vocab_size=tokenizer.vocab_size)
+    sizes = {"vocab_size": spec.vocab_size, "tokenizer_vocab_size": tokenizer.vocab_size}
+    if problems := tokenizer_problems(config.model, **sizes):
+        raise ConfigError(problems)
+    task, prompt_length_N = used_problems(whole_task, tokenizer, config.sampling)
+    lora = lora_spec(config.lora, spec)
     plan = batch_plan(
         config,
         n_train=task.n_train,
         n_heldout=task.n_heldout,
-        longest_prompt_tokens=longest_prompt_tokens(task, tokenizer),
-        # and EOS; the built-in tokenizer has one token per character
-        longest_completion_tokens=1 + (task.longest_demonstration if config.warmstart.enabled else task.longest_answer),
-        n_devices=mesh.shape["data"],
-        n_parameters=parameter_count(spec),
+        n_left_out=(whole_task.n_train - task.n_train, whole_task.n_heldout - task.n_heldout),
+        n_long_prompts=int((prompt_length_N > (config.sampling.max_prompt_tokens or np.inf)).sum()),
+        longest_prompt_tokens=int(prompt_length_N.max()),
+        longest_completion_tokens=longest_completion_tokens(
+            whole_task, tokenizer, is_demonstration=config.warmstart.enabled
+        ),
+        max_positions=hf_model.max_positions if hf_model else None,
+        n_devices=mesh.size,
+        n_parameters=parameter_count(spec) + (value_count(lora_table(spec, lora)) if lora else 0),
+        n_trained_parameters=value_count(trained_table(spec, lora)),
     )
-    return Parts(task, tokenizer, spec, mesh, plan, jnp.dtype(config.model.compute_dtype), lora=None)
+    compute_dtype = jnp.dtype(config.model.compute_dtype)
+    plan, memory = within_memory(config, plan, PlannedModel(spec, lora, mesh, compute_dtype))
+    return Parts(task, tokenizer, spec, mesh, plan, memory, compute_dtype, lora, hf_model)
 
 
 def build_task(config: TaskConfig) -> Task:
@@ -91,22 +115,26 @@ def model_spec(config: ModelConfig, *, vocab_size: int) -> ModelSpec:
     )
 
 
-def longest_prompt_tokens(task: Task, tokenizer: CharTokenizer) -> int:
-    """Over all problems of the task, held-out ones included. Raises ConfigError at one that has no tokens."""
-    problems = [task.train_problem(i) for i in range(task.n_train)]
-    problems += [task.heldout_problem(i) for i in range(task.n_heldout)]
-    try:
-        return max(len(tokenizer.encode_prompt(text)) for text in {problem.prompt for problem in problems})
-    except ValueError as error:
-        raise ConfigError([f"task {task.name!r}: {error}"]) from error
+def lora_spec(config: LoraConfig, spec: ModelSpec) -> LoraSpec | None:
+    """The adapter that a config names, if any. Raises ConfigError if the model has no room for it."""
+    if problems := lora_fit_problems(config, spec):
+        raise ConfigError(problems)
+    return LoraSpec(config.rank, config.alpha, config.targets) if config.enabled else None
 
 
-def _check_demonstrations(task: Task, tokenizer: CharTokenizer) -> None:
-    """Raises ConfigError if there is none to imitate, or one that has no tokens."""
+@functools.lru_cache(maxsize=4)  # all points of a study share task and tokenizer
+def longest_completion_tokens(task: Task, tokenizer: Tokenizer, *, is_demonstration: bool) -> int:
+    """Of a gold answer or of a demonstration, EOS included. Raises ConfigError at a demonstration without tokens."""
+    if not is_demonstration:
+        problems = [task.train_problem(i) for i in range(task.n_train)]
+        problems += [task.heldout_problem(i) for i in range(task.n_heldout)]
+        return max(tokenizer.completion_lengths(sorted({problem.answer for problem in problems})))
+    if not task.fingerprint:  # drawn when needed, in ASCII, of which a token holds a character or more
+        return 1 + task.longest_demonstration
     rng = np.random.default_rng(0)  # right demonstrations draw nothing from it that matters
     try:
-        for i in range(task.n_train):
-            tokenizer.encode_completion(task.demonstration(task.train_problem(i), rng, p_correct=1.0))
+        texts = {task.demonstration(task.train_problem(i), rng, p_correct=1.0) for i in range(task.n_train)}
+        return max(len(tokenizer.encode_completion(text)) for text in texts)
     except ValueError as error:
         raise ConfigError([f"task {task.name!r}, warm start: {error}"]) from error
 
@@ -116,4 +144,5 @@ def root_key(seed: int, purpose: str) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), _PURPOSES.index(purpose))
 
 
-_PURPOSES = ("parameters", "rollouts", "evaluation", "noise")  # append only: the order is part of every result
+# append only: the order is part of every result
+_PURPOSES = ("parameters", "rollouts", "evaluation", "noise", "adapter")

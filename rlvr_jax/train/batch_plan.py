@@ -23,14 +23,18 @@ class BatchPlan:
     total_rollouts: int
     n_train: int
     n_heldout: int
+    n_train_left_out: int  # problems with prompts that are too long, not counted in n_train
+    n_heldout_left_out: int
     passes_over_data: float
     max_prompt_tokens: int
     max_new_tokens: int
     max_step_tokens: int
     n_devices: int
+    n_shards: int  # of a batch, each on its own devices
     n_evaluations: int
     n_noise_measurements: int
-    n_parameters: int
+    n_parameters: int  # those of an adapter among them
+    n_trained_parameters: int
 
 
 def batch_plan(
@@ -38,22 +42,34 @@ def batch_plan(
     *,
     n_train: int,
     n_heldout: int,
+    n_left_out: tuple[int, int],
+    n_long_prompts: int,
     longest_prompt_tokens: int,
     longest_completion_tokens: int,
+    max_positions: int | None,
     n_devices: int,
     n_parameters: int,
+    n_trained_parameters: int,
 ) -> BatchPlan:
-    """The plan of a validated config. Raises ConfigError with every number that does not fit the data or devices."""
+    """The plan of a validated config. Raises ConfigError with every number that does not fit the data or devices.
+
+    Args:
+        n_train, n_heldout: problems that are used; beside them `n_left_out` (training, held-out) are not.
+        n_long_prompts: how many of the used ones exceed sampling.max_prompt_tokens.
+        max_positions: tokens the model was made for; None: any number.
+    """
     batch, sampling = config.batch, config.sampling
-    problems = []
-    if config.microbatch_prompts % n_devices:
+    n_shards, problems = n_devices // (config.placement.tensor or 1), []
+    if config.microbatch_prompts % n_shards:
         backward, minibatch = config.microbatch_prompts, config.minibatch_prompts
-        divisors = [d for d in range(n_devices, minibatch + 1, n_devices) if minibatch % d == 0]
+        divisors = [d for d in range(n_shards, minibatch + 1, n_shards) if minibatch % d == 0]
         nearest = [f"batch.microbatch_prompts={min(divisors, key=lambda d: abs(d - backward))} or "] if divisors else []
-        shared = max(d for d in range(1, n_devices + 1) if backward % d == 0)
+        shared = max(d for d in range(1, n_shards + 1) if backward % d == 0)
+        fsdp = config.placement.fsdp or 1
+        smaller = f"placement.data={shared}" if fsdp == 1 else f"placement.data x placement.fsdp = {shared}"
+        who = f"{n_devices} devices" if n_shards == n_devices else f"{n_shards} groups of devices"
         problems.append(
-            f"{n_devices} devices cannot share the {backward} prompts of one backward pass evenly; "
-            f"use {''.join(nearest)}placement.data={shared}"
+            f"{who} cannot share the {backward} prompts of one backward pass evenly; use {''.join(nearest)}{smaller}"
         )
     if batch.n_prompts > n_train:
         problems.append(
@@ -75,16 +91,30 @@ def batch_plan(
             f"eval.n_problems={config.eval.n_problems} is more than the {n_heldout} held-out problems of task "
             f"{config.task.name!r}; use eval.n_problems={n_heldout} or less"
         )
-    if 0 < sampling.max_prompt_tokens < longest_prompt_tokens:
+    if n_long_prompts:
         problems.append(
-            f"sampling.max_prompt_tokens={sampling.max_prompt_tokens} is shorter than the longest prompt of task "
-            f"{config.task.name!r}, {longest_prompt_tokens} tokens; use that, or 0 for automatic"
+            f"sampling.max_prompt_tokens={sampling.max_prompt_tokens} is exceeded by {n_long_prompts} of the "
+            f"{n_train + n_heldout} prompts of task {config.task.name!r}, the longest has {longest_prompt_tokens} "
+            f"tokens; use {longest_prompt_tokens}, or 0 for automatic, or sampling.long_prompts='leave_out'"
+        )
+    prompt_tokens = sampling.max_prompt_tokens or longest_prompt_tokens
+    if max_positions is not None and prompt_tokens + sampling.max_new_tokens > max_positions:
+        room = max_positions - prompt_tokens
+        fixes = [f"sampling.max_new_tokens={room} or less"] if room > 0 else []
+        if max_positions > sampling.max_new_tokens:
+            fixes.append(
+                f"sampling.max_prompt_tokens={max_positions - sampling.max_new_tokens} with "
+                "sampling.long_prompts='leave_out'"
+            )
+        problems.append(
+            f"prompts of up to {prompt_tokens} tokens and sampling.max_new_tokens={sampling.max_new_tokens} make "
+            f"{prompt_tokens + sampling.max_new_tokens}, more than the {max_positions} positions that "
+            f"model.name={config.model.name!r} was made for; use {', or '.join(fixes or ['fewer of both'])}"
         )
     if problems:
         raise ConfigError(problems)
 
     n_steps = config.n_updates // config.updates_per_step
-    prompt_tokens = sampling.max_prompt_tokens or longest_prompt_tokens
     rollouts_per_step = batch.n_prompts * batch.n_rollouts
     return BatchPlan(
         n_prompts=batch.n_prompts,
@@ -101,14 +131,18 @@ def batch_plan(
         total_rollouts=n_steps * rollouts_per_step,
         n_train=n_train,
         n_heldout=n_heldout,
+        n_train_left_out=n_left_out[0],
+        n_heldout_left_out=n_left_out[1],
         passes_over_data=n_steps * batch.n_prompts / n_train,
         max_prompt_tokens=prompt_tokens,
         max_new_tokens=sampling.max_new_tokens,
         max_step_tokens=rollouts_per_step * (prompt_tokens + sampling.max_new_tokens),
         n_devices=n_devices,
+        n_shards=n_shards,
         n_evaluations=1 + sum(is_due(s, config.eval.every_updates, config) for s in range(n_steps)),
         n_noise_measurements=sum(is_noise_due(s, config) for s in range(n_steps)),
         n_parameters=n_parameters,
+        n_trained_parameters=n_trained_parameters,
     )
 
 
@@ -148,6 +182,7 @@ def plan_warnings(plan: BatchPlan) -> list[str]:
 
 def plan_table(plan: BatchPlan) -> str:
     """The plan as lines of text, one quantity each, with how it comes about."""
+    is_adapted = plan.n_trained_parameters < plan.n_parameters
     rows = [
         ("rollouts per step", plan.rollouts_per_step, f"{plan.n_prompts} prompts x {plan.n_rollouts} rollouts"),
         ("updates per step", plan.updates_per_step, f"minibatches of {plan.minibatch_prompts} prompts"),
@@ -164,6 +199,7 @@ def plan_table(plan: BatchPlan) -> str:
             f"{plan.passes_over_data:.2f}",
             f"{plan.n_train} training problems, {plan.n_heldout} held out",
         ),
+        *_left_out_row(plan),
         (
             "tokens per step, at most",
             plan.max_step_tokens,
@@ -172,6 +208,19 @@ def plan_table(plan: BatchPlan) -> str:
         ("evaluations", plan.n_evaluations, "the start included"),
         ("noise measurements", plan.n_noise_measurements, ""),
         ("parameters", plan.n_parameters, ""),
+        (
+            "parameters trained",
+            plan.n_trained_parameters,
+            f"{100 * plan.n_trained_parameters / plan.n_parameters:.3g}%, in an adapter" if is_adapted else "all",
+        ),
     ]
     width, number_width = max(len(r[0]) for r in rows), max(len(str(r[1])) for r in rows)
     return "\n".join(f"  {name:<{width}}  {value!s:>{number_width}}  {how}".rstrip() for name, value, how in rows)
+
+
+def _left_out_row(plan: BatchPlan) -> list[tuple[str, int, str]]:
+    n_left_out = plan.n_train_left_out + plan.n_heldout_left_out
+    if not n_left_out:
+        return []
+    of = f"{plan.n_train_left_out} training problems, {plan.n_heldout_left_out} held out"
+    return [("left out", n_left_out, f"prompts over {plan.max_prompt_tokens} tokens: {of}")]

@@ -13,6 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from rlvr_jax.train.processes import is_first, wait_for_all
 from rlvr_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -97,12 +98,14 @@ class Checkpoints:
             aside, n = self.folder / f"damaged_{update}", 1
             while aside.exists():  # the same update can be damaged twice
                 aside, n = self.folder / f"damaged_{update}_{n}", n + 1
-            (self.folder / str(update)).rename(aside)
+            if is_first():
+                (self.folder / str(update)).rename(aside)
             log.warning(
                 "checkpoint of update %d is damaged (%s: %s); set aside as %s, going on from update %d",
                 *(update, type(error).__name__, first_line(error), aside, going_on_from),
             )
         if damaged:
+            wait_for_all("damaged checkpoints set aside")
             self._manager.reload()
 
     def restore(self, update: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:

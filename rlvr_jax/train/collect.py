@@ -9,12 +9,14 @@ from jax.sharding import Mesh
 
 from rlvr_jax.algo.penalties import overlong_penalty
 from rlvr_jax.models.spec import Params
-from rlvr_jax.models.tokenizer import CharTokenizer
+from rlvr_jax.models.tokenizer import Tokenizer
 from rlvr_jax.sampling.padding import bucket_widths, pad_right
 from rlvr_jax.sampling.rollout import Rollouts, Sampler
 from rlvr_jax.tasks.problem import Grades, Problem, Task, problem_index
 from rlvr_jax.train.config import AlgoConfig
 from rlvr_jax.train.placement import place_batch
+from rlvr_jax.train.processes import on_host
+from rlvr_jax.train.shared_grading import graded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +67,14 @@ def sample_prompts(
     problems: list[Problem],
     counters: range,
     root_key: jax.Array,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     mesh: Mesh,
     *,
     max_prompt_tokens: int,
     bucket_tokens: int,
 ) -> Rollouts:
     """Dispatches the sampler on arrays of the narrowest bucket width that holds the prompts."""
-    prompts = [tokenizer.encode_prompt(problem.prompt) for problem in problems]
+    prompts = tokenizer.encode_prompts([problem.prompt for problem in problems])
     longest = min(max(map(len, prompts)), max_prompt_tokens)
     width = next(w for w in bucket_widths(max_prompt_tokens, first=bucket_tokens) if w >= longest)
     prompt_PS, length_P = pad_right(prompts, width=width, pad_id=tokenizer.pad_id)
@@ -80,29 +82,18 @@ def sample_prompts(
     return sampler(params, *place_batch((prompt_PS, length_P, counter_P), mesh, axis=0), root_key)
 
 
-def completion_texts(rollouts: Rollouts, tokenizer: CharTokenizer) -> list[list[str]]:
-    """[P][R] decoded completions, up to EOS."""
-    completion_PRT = np.asarray(rollouts.completion_PRT)
-    length_PR = np.asarray(rollouts.completion_length_PR)
-    return [
-        [tokenizer.decode(tokens[:length]) for tokens, length in zip(row, lengths, strict=True)]
-        for row, lengths in zip(completion_PRT, length_PR, strict=True)
-    ]
-
-
 def collected(
     task: Task,
     problems: list[Problem],
     rollouts: Rollouts,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     algo: AlgoConfig,
     *,
     max_new_tokens: int,
 ) -> Collection:
     """Waits for the rollouts, grades each of them and applies what the config says of long ones."""
-    rollouts = jax.device_get(rollouts)
-    texts = completion_texts(rollouts, tokenizer)
-    grades = task.grade(problems, texts)
+    rollouts = on_host(rollouts)
+    texts, grades = graded(task, problems, rollouts, tokenizer)
     penalties, is_kept_PR = {}, np.isfinite(grades.reward_PR)
     if algo.overlong_buffer_tokens > 0:
         penalty_PR = overlong_penalty(

@@ -22,6 +22,7 @@ CHAR_TOKENIZER = "char"
 REMATS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
 LONG_PROMPTS = ("refuse", "leave_out")
+LORA_RATE_RATIO = 10.0  # of the learning rate of an adapter's factors to that of full weights
 
 
 class ConfigError(ValueError):
@@ -75,7 +76,8 @@ class ModelConfig:
     has_post_norm: bool = False  # blocks norm what they add to the stream (as OLMo-2), not what they read from it
     # of any model
     compute_dtype: str = "float32"  # of the matmuls; master weights, loss and statistics stay float32
-    use_remat: bool = False  # recompute each layer in the backward pass instead of keeping it
+    remat: str = "none"  # what of a layer the backward pass makes again: or "dots" (all but matmuls), "full" (all)
+    logprob_chunk_mib: int = 0  # of logits at a time, memory and speed only; 0: fitting the device
 
 
 @dataclasses.dataclass
@@ -103,7 +105,7 @@ class LoraConfig:
     rank: int = 16
     alpha: float = 32.0  # the product of the factors is multiplied with alpha / rank
     targets: tuple[str, ...] = ("query", "key", "value", "out", "gate", "up", "down")  # of each layer
-    peak_lr: float = 1e-4  # in place of optimizer.peak_lr: factors need about ten times that of full weights
+    peak_lr: float = 0.0  # in place of optimizer.peak_lr; 0: ten times that, about what factors need
 
 
 @dataclasses.dataclass
@@ -113,7 +115,7 @@ class BatchConfig:
     n_prompts: int = 64  # prompts collected per step
     n_rollouts: int = 4  # rollouts of each prompt
     minibatch_prompts: int = 0  # prompts per optimiser update; 0: n_prompts, one update per step
-    microbatch_prompts: int = 0  # prompts per backward pass, memory only; 0: minibatch_prompts
+    microbatch_prompts: int = 0  # prompts per backward pass, memory only; 0: as many as fit placement.memory_gib
     epochs_per_buffer: int = 1  # passes over a step's collection
 
 
@@ -124,6 +126,7 @@ class SamplingConfig:
     temperature: float = 1.0
     max_new_tokens: int = 4  # EOS included; algo.truncated says what becomes of a rollout that is cut here
     max_prompt_tokens: int = 0  # 0: the longest prompt of the task
+    long_prompts: str = "refuse"  # a task with longer prompts; or "leave_out" those problems. None is ever cut
     bucket_tokens: int = 128  # arrays are so wide, or 2, 4, 8 ... times, as the longest prompt or rollout needs
     max_rounds: int = 1  # of dynamic sampling: draw again until n_prompts groups have unequal rewards; 1: off
 
@@ -164,6 +167,7 @@ class OptimizerConfig:
     b2: float = 0.99
     eps: float = 1e-8
     weight_decay: float = 0.0  # on matrices, not on norm scales
+    momentum_dtype: str = "float32"  # of Adam's m; its v stays float32: bfloat16 cannot add 1%
     clip_norm: float = 1.0  # of the whole gradient; 0: no clipping
     nonfinite: str = "stop"  # where a loss or gradient is not finite: save and stop, or "skip" the update and count
     max_skipped_in_a_row: int = 10  # of "skip": one more stops the run
@@ -221,9 +225,12 @@ class LogConfig:
 
 @dataclasses.dataclass
 class PlacementConfig:
-    """Devices."""
+    """Devices, data x fsdp x tensor of them. Results are the same up to rounding, so a run may go on with others."""
 
-    data: int = 0  # how many share a batch; 0: all
+    data: int = 0  # how many share a batch and have all parameters each; 0: all that the other axes leave
+    fsdp: int = 0  # how many share a batch and the parameters too, for memory; 0: automatic, 1
+    tensor: int = 0  # how many share each matrix product; 0: automatic, 1
+    memory_gib: float = 0.0  # of each device, to plan with; 0: all it has, if it says so
 
 
 @dataclasses.dataclass
@@ -258,11 +265,23 @@ class TrainConfig:
 
     @property
     def microbatch_prompts(self) -> int:
+        """The most: where it is automatic a plan may have less, see train/memory_plan.py."""
         return self.batch.microbatch_prompts or self.minibatch_prompts
 
     @property
     def updates_per_step(self) -> int:
         return self.batch.epochs_per_buffer * (self.batch.n_prompts // self.minibatch_prompts)
+
+    @property
+    def peak_lr(self) -> float:
+        if not self.lora.enabled:
+            return self.optimizer.peak_lr
+        return self.lora.peak_lr or LORA_RATE_RATIO * self.optimizer.peak_lr
+
+    @property
+    def peak_lr_text(self) -> str:
+        """The rate in use, by the field that changes it."""
+        return f"{'lora' if self.lora.enabled else 'optimizer'}.peak_lr={self.peak_lr}"
 
     @property
     def decay_updates(self) -> int:

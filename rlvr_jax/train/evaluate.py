@@ -9,8 +9,11 @@ from rlvr_jax.models.spec import Params
 from rlvr_jax.sampling.rollout import Sampler, build_sampler
 from rlvr_jax.tasks.problem import Grades
 from rlvr_jax.train.assemble import Parts, root_key
-from rlvr_jax.train.collect import completion_texts, sample_prompts
+from rlvr_jax.train.collect import sample_prompts
 from rlvr_jax.train.config import EvalConfig, SamplingConfig
+from rlvr_jax.train.placement import replicated
+from rlvr_jax.train.processes import on_host, placed
+from rlvr_jax.train.shared_grading import graded
 
 Evaluator = Callable[[Params], dict[str, float]]
 
@@ -48,7 +51,7 @@ def build_evaluator(config: EvalConfig, parts: Parts, sampling: SamplingConfig) 
     eval/<task>/ungraded_frac says how many problems had one.
     """
     problems = [parts.task.heldout_problem(i) for i in range(config.n_problems)]
-    key = root_key(config.seed, "evaluation")
+    key = placed(root_key(config.seed, "evaluation"), replicated(parts.mesh))
 
     def sampler(n_rollouts: int, temperature: float) -> Sampler:
         return build_sampler(
@@ -57,14 +60,15 @@ def build_evaluator(config: EvalConfig, parts: Parts, sampling: SamplingConfig) 
             max_new_tokens=sampling.max_new_tokens,
             bucket_tokens=sampling.bucket_tokens,
             temperature=temperature,
-            eos_id=parts.tokenizer.eos_id,
+            eos_ids=parts.tokenizer.eos_ids,
             pad_id=parts.tokenizer.pad_id,
             compute_dtype=parts.compute_dtype,
+            placement=parts.layout.of_sampler,
         )
 
     greedy_sampler, sampled_sampler = sampler(1, 0.0), sampler(config.n_samples, config.temperature)
 
-    def graded(params: Params, one_sampler: Sampler) -> Grades:
+    def grades(params: Params, one_sampler: Sampler) -> Grades:
         rollouts = sample_prompts(
             one_sampler,
             params,
@@ -76,11 +80,11 @@ def build_evaluator(config: EvalConfig, parts: Parts, sampling: SamplingConfig) 
             max_prompt_tokens=parts.plan.max_prompt_tokens,
             bucket_tokens=sampling.bucket_tokens,
         )
-        return parts.task.grade(problems, completion_texts(rollouts, parts.tokenizer))
+        return graded(parts.task, problems, on_host(rollouts), parts.tokenizer)[1]
 
     def evaluate(params: Params) -> dict[str, float]:
         prefix = f"eval/{parts.task.name}/"
-        greedy_grades, sampled_grades = graded(params, greedy_sampler), graded(params, sampled_sampler)
+        greedy_grades, sampled_grades = grades(params, greedy_sampler), grades(params, sampled_sampler)
         greedy, greedy_se = mean_and_se(greedy_grades.is_correct_PR[:, 0])
         metrics = {prefix + "greedy": greedy, prefix + "greedy_se": greedy_se}
         n_correct_P = sampled_grades.is_correct_PR.sum(axis=1)

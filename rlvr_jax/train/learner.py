@@ -20,6 +20,8 @@ from rlvr_jax.train.dynamic_sampling import effective_first
 from rlvr_jax.train.loss import Batch, is_trained_token
 from rlvr_jax.train.measure_noise import MeasuredArrays
 from rlvr_jax.train.perf import LapTimer
+from rlvr_jax.train.placement import replicated
+from rlvr_jax.train.processes import on_host, placed
 from rlvr_jax.train.programs import Programs
 from rlvr_jax.train.state import NoiseAverages, TrainState
 
@@ -52,7 +54,7 @@ class Learner:
         # without a KL penalty no second copy of the weights is kept; with an adapter none is needed
         self._reference_params = starting_params if config.algo.kl_coef > 0 else None
         self.frozen = starting_params if parts.lora is not None else None
-        self._rollout_key = root_key(config.seed, "rollouts")
+        self._rollout_key = placed(root_key(config.seed, "rollouts"), replicated(parts.mesh))
         self.noise_before: NoiseAverages | None = None  # where the step in flight measures: what it started from
 
     @property
@@ -117,7 +119,7 @@ class Learner:
         noise, arrays, noise_s, self.noise_before = {}, None, None, None
         train_step, is_measured = self.programs.train_step, is_noise_due(step, config)
         if is_measured:
-            self.noise_before = jax.device_get(self.state.noise)  # a copy: the step donates its state
+            self.noise_before = on_host(self.state.noise)  # a copy: the step donates its state
             if self.programs.measured_step is not None:
                 train_step = self.programs.measured_step
             else:
@@ -137,16 +139,17 @@ class Learner:
         return Updated(collection, metrics, arrays, noise_s, is_measured)
 
     def _in_microbatches(self, batch: Batch) -> Batch:
-        return in_microbatches(batch, self.parts.mesh, microbatch_prompts=self.config.microbatch_prompts)
+        microbatch_prompts = self.config.batch.microbatch_prompts or self.parts.plan.microbatch_prompts
+        return in_microbatches(batch, self.parts.mesh, microbatch_prompts=microbatch_prompts)
 
     def batch(self, collection: Collection) -> tuple[Collection, Batch]:
         """The collection with the KL penalty of its rewards, if there is one, and its arrays [P, ...] on the host."""
         algo = self.config.algo
         batch = batch_without_advantages(collection)
-        placed = self._in_microbatches(batch)
+        on_devices = self._in_microbatches(batch)
 
         def logprobs(params: Params) -> np.ndarray:
-            logprob_MNRT = np.asarray(self.programs.logprob_pass(params, placed))
+            logprob_MNRT = on_host(self.programs.logprob_pass(params, on_devices))
             return logprob_MNRT.reshape(-1, *logprob_MNRT.shape[2:])
 
         is_kl_in_reward = algo.kl_coef > 0 and algo.kl_in == "reward"
@@ -166,5 +169,5 @@ class Learner:
     def undo_noise(self) -> None:
         """Puts the running averages of the noise back to where the step in flight found them."""
         if self.noise_before is not None:
-            noise = jax.device_put(self.noise_before, jax.tree.map(lambda leaf: leaf.sharding, self.state.noise))
+            noise = jax.tree.map(lambda leaf, held: placed(leaf, held.sharding), self.noise_before, self.state.noise)
             self.state = self.state.replace(noise=noise)

@@ -16,7 +16,9 @@ from rlvr_jax.algo.policy_loss import (
     kl_estimate,
     policy_ratio,
 )
+from rlvr_jax.models.chunked_head import HeadPlan
 from rlvr_jax.models.spec import ModelSpec, Params
+from rlvr_jax.models.transformer import PassPlacement
 from rlvr_jax.sampling.padding import is_completion_token
 from rlvr_jax.train.completion_logprobs import completion_logprobs
 from rlvr_jax.train.config import AlgoConfig
@@ -46,7 +48,13 @@ RolloutLogprobs = Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
 
 
 def build_rollout_logprobs(
-    spec: ModelSpec, *, temperature: float, compute_dtype: jnp.dtype, use_remat: bool
+    spec: ModelSpec,
+    *,
+    temperature: float,
+    compute_dtype: jnp.dtype,
+    remat: str,
+    head_plan: HeadPlan,
+    placement: PassPlacement | None = None,
 ) -> RolloutLogprobs:
     """Returns `f(params, batch) -> (policy_logprob_PRT, entropy_PRT)`, f32 nats."""
 
@@ -60,7 +68,9 @@ def build_rollout_logprobs(
             batch.completion_PRT.reshape(P * R, T),
             temperature=temperature,
             compute_dtype=compute_dtype,
-            use_remat=use_remat,
+            remat=remat,
+            head_plan=head_plan,
+            placement=placement,
         )
         return logprob_NT.reshape(P, R, T), entropy_NT.reshape(P, R, T)
 

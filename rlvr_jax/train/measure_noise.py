@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from rlvr_jax.models.spec import Params
 from rlvr_jax.train.collect import Collection
@@ -21,8 +20,8 @@ from rlvr_jax.train.noise_estimates import (
     noise_estimates,
     noise_metrics,
 )
-from rlvr_jax.train.noise_pass import GradientSums, NoisePass, Reading
-from rlvr_jax.train.placement import replicated
+from rlvr_jax.train.noise_pass import GradientSums, Measured, NoisePass, Reading
+from rlvr_jax.train.placement import Layout, replicated
 from rlvr_jax.train.state import NoiseAverages, TrainState
 
 
@@ -49,13 +48,18 @@ class Measuring(NamedTuple):
 def adam_metric(state: TrainState, *, b2: float, eps: float) -> Params:
     """What Adam multiplies a gradient with, its momentum and rate aside: 1 / (sqrt(v / (1 - b2^t)) + eps).
 
-    A tree like the parameters. arXiv:1412.6980, algorithm 1. NaN before the first update, when v is 0.
+    A tree like the parameters. arXiv:1412.6980, algorithm 1. NaN before the first update. Later it is 0 where v still
+    is: there a gradient, once there is one, makes its own v, and 1 / eps would be all that is measured. So it is with
+    the rows of tokens that never occurred, and with half of an adapter's factors until its second update.
     """
     correction = 1 - b2 ** state.n_updates.astype(jnp.float32)
     second_moment = optax.tree_utils.tree_get(state.opt_state, "nu")
-    return jax.tree.map(
-        lambda v: jnp.where(state.n_updates > 0, 1 / (jnp.sqrt(v / correction) + eps), jnp.nan), second_moment
-    )
+
+    def of_leaf(v: jax.Array) -> jax.Array:
+        known = jnp.where(v == 0, 0.0, 1 / (jnp.sqrt(v / correction) + eps))
+        return jnp.where(state.n_updates > 0, known, jnp.nan)
+
+    return jax.tree.map(of_leaf, second_moment)
 
 
 def build_measuring(
@@ -89,16 +93,20 @@ def build_measuring(
     return Measuring(noise_pass, metric, estimate)
 
 
-def build_noise_measurement(measuring: Measuring, mesh: Mesh) -> NoiseMeasurement:
+def build_noise_measurement(measuring: Measuring, layout: Layout) -> NoiseMeasurement:
     """Returns jitted `measure(state, frozen, batch) -> (averages, gns/ metrics, arrays)`; leaves are [M, n, ...]."""
 
     def measure(
         state: TrainState, frozen: Params | None, batch: Batch
     ) -> tuple[NoiseAverages, NoiseMetrics, MeasuredArrays]:
-        sums, reading = accumulated_reading(measuring.noise_pass, state.params, frozen, batch, measuring.metric(state))
+        def noise_pass(*args: Any) -> Measured:
+            _, _, sums, reading = measuring.noise_pass(*args)
+            return None, None, layout.constrained(sums), reading
+
+        sums, reading = accumulated_reading(noise_pass, state.params, frozen, batch, measuring.metric(state))
         return measuring.estimate(state, sums, reading, joined_microbatches(batch))
 
-    return jax.jit(measure, out_shardings=replicated(mesh))
+    return jax.jit(measure, out_shardings=replicated(layout.mesh))
 
 
 def accumulated_reading(

@@ -20,15 +20,16 @@ from rlvr_jax.train.noise_folder import Arrays, NoiseFolder, Settings, load_sett
 from rlvr_jax.train.noise_options import Options, check_options, chunk_prompts, no_metric_text, problem_order
 from rlvr_jax.train.noise_pass import has_other_terms
 from rlvr_jax.train.noise_summary import Json, Measured, noise_summary
-from rlvr_jax.train.placement import replicated
+from rlvr_jax.train.params_hash import params_hash
 from rlvr_jax.train.programs import build_programs
 from rlvr_jax.train.progress import Progress
 from rlvr_jax.train.run_directory import device_kind, git_revision, locked, package_versions
-from rlvr_jax.train.saved_policy import run_folder, saved_state
-from rlvr_jax.train.state import TrainState, initial_state
+from rlvr_jax.train.saved_policy import check_base_weights, run_folder, saved_state
+from rlvr_jax.train.starting_policy import starting_params, starting_words
+from rlvr_jax.train.starting_state import held_params, starting_state
+from rlvr_jax.train.state import TrainState
 from rlvr_jax.train.stop import Stopped, StopRequest
 from rlvr_jax.train.study import StoppableProgress, cache_folder
-from rlvr_jax.train.warmstart import params_hash, starting_params
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def measure_policy(
     folder = options.out or _default_folder(config, options, policy.update)
     with locked(folder, what="folder", option="--out=DIR"):
         size = options.prompts_per_chunk or (load_settings(folder) or {}).get("prompts_per_chunk")
-        size = size or chunk_prompts(config, options, n_devices=parts.plan.n_devices)
+        size = size or chunk_prompts(config, options, n_devices=parts.plan.n_shards)
         settings = _settings(config, options, parts, policy, size)
         disk = NoiseFolder(folder, settings, remarks={"policy": policy.words, "git_revision": git_revision()})
         measure = ChunkMeasurement(
@@ -104,16 +105,17 @@ def measure_policy(
 
 def _policy(config: TrainConfig, parts: Parts, checkpoint: Path | None, stop: StopRequest) -> _Policy:
     start = None
-    if checkpoint is None or config.algo.kl_coef > 0:
-        progress = StoppableProgress("warm start", stop)
+    if checkpoint is None or config.algo.kl_coef > 0 or parts.lora is not None:
+        progress = StoppableProgress(starting_words(config, parts), stop)
         start = starting_params(config, parts, cache_folder() / "warmstart", progress=progress.update)
+        start = held_params(start, parts)
         progress.close()
     if checkpoint is None:
-        state = initial_state(start, build_programs(config, parts).optimizer)
-        return _Policy(
-            f"the starting policy of {config.study}", jax.device_put(state, replicated(parts.mesh)), start, None
-        )
+        state = starting_state(config, parts, start, build_programs(config, parts).optimizer)
+        return _Policy(f"the starting policy of {config.study}", state, start, None)
     state, update = saved_state(config, parts, checkpoint)
+    if parts.lora is not None:
+        check_base_weights(checkpoint, start)
     if config.noise.optimizer_metric and int(state.n_updates) == 0:
         raise ConfigError([no_metric_text(str(checkpoint))])
     return _Policy(f"{checkpoint}, update {update}", state, start, update)
@@ -137,6 +139,7 @@ def _settings(config: TrainConfig, options: Options, parts: Parts, policy: _Poli
         "update": policy.update,
         "weights": params_hash(policy.state.params),
         "reference_weights": None if reference is None else params_hash(reference),
+        "weights_under_adapter": None if parts.lora is None else params_hash(policy.starting_params),
         "task_data": parts.task.fingerprint,
     }
     found |= {f"versions.{name}": version for name, version in package_versions().items()}

@@ -15,12 +15,14 @@ import numpy as np
 from rlvr_jax.models.spec import Params
 from rlvr_jax.train.assemble import Parts, root_key
 from rlvr_jax.train.collect import Collection, collected, sample_prompts
+from rlvr_jax.train.completion_logprobs import build_head_plan
 from rlvr_jax.train.config import BatchConfig, TrainConfig
 from rlvr_jax.train.learner import Learner
 from rlvr_jax.train.loss import Batch, build_rollout_logprobs
 from rlvr_jax.train.noise_folder import Arrays, reading_arrays
 from rlvr_jax.train.noise_pass import GradientSums, Reading
 from rlvr_jax.train.placement import place_batch, replicated
+from rlvr_jax.train.processes import on_host, placed
 from rlvr_jax.train.programs import build_programs, noise_measuring
 from rlvr_jax.train.state import TrainState
 
@@ -53,12 +55,14 @@ class ChunkMeasurement:
         programs = build_programs(config, parts)
         self._config, self._parts, self._sample = config, parts, programs.sample
         self._learner = Learner(config, parts, programs, state, starting_params)
-        self._key = jax.random.fold_in(root_key(config.seed, "noise"), seed)
+        self._key = placed(jax.random.fold_in(root_key(config.seed, "noise"), seed), replicated(parts.mesh))
         rollout_logprobs = build_rollout_logprobs(
             parts.spec,
             temperature=config.sampling.temperature,
             compute_dtype=parts.compute_dtype,
-            use_remat=config.model.use_remat,
+            remat=config.model.remat,
+            head_plan=build_head_plan(config.model.logprob_chunk_mib, parts.mesh),
+            placement=parts.layout.of_pass,
         )
         measuring = noise_measuring(config, parts, rollout_logprobs)
         self.metric = measuring.metric(state)
@@ -66,9 +70,10 @@ class ChunkMeasurement:
         def measure(
             params: Params, frozen: Params | None, batch: Batch, metric: Params | None
         ) -> tuple[GradientSums, Reading]:
-            return measuring.noise_pass(params, frozen, batch, metric)[2:]
+            _, _, sums, reading = measuring.noise_pass(params, frozen, batch, metric)
+            return parts.layout.constrained(sums), reading
 
-        self._measure = jax.jit(measure, out_shardings=replicated(parts.mesh))
+        self._measure = jax.jit(measure, out_shardings=(None, replicated(parts.mesh)))
 
     def __call__(self, problem_P: np.ndarray, first_prompt: int) -> Chunk:
         """Of training problems, by their index; the first is number `first_prompt` of the measurement.
@@ -109,7 +114,7 @@ class ChunkMeasurement:
             max_prompt_tokens=parts.plan.max_prompt_tokens,
             bucket_tokens=config.sampling.bucket_tokens,
         )
-        rollouts = jax.tree.map(lambda leaf: leaf[: len(problems)] if leaf.ndim else leaf, jax.device_get(rollouts))
+        rollouts = jax.tree.map(lambda leaf: leaf[: len(problems)] if leaf.ndim else leaf, on_host(rollouts))
         max_new_tokens = config.sampling.max_new_tokens
         collection = collected(
             parts.task, problems, rollouts, parts.tokenizer, config.algo, max_new_tokens=max_new_tokens
@@ -140,14 +145,14 @@ class ChunkMeasurement:
         return sums, _rows(reading, n), is_finite_PR[:n]
 
     def _read(self, batch: Batch) -> tuple[GradientSums, Reading]:
-        placed = place_batch(batch, self._parts.mesh, axis=0)
-        return jax.device_get(self._measure(self._learner.state.params, self._learner.frozen, placed, self.metric))
+        on_devices = place_batch(batch, self._parts.mesh, axis=0)
+        return on_host(self._measure(self._learner.state.params, self._learner.frozen, on_devices, self.metric))
 
 
 def _measuring_config(config: TrainConfig, *, n_prompts: int, n_rollouts: int) -> TrainConfig:
     """Of one collection, all of it measured in a pass of its own."""
     config = copy.deepcopy(config)
-    config.batch = BatchConfig(n_prompts=n_prompts, n_rollouts=n_rollouts)
+    config.batch = BatchConfig(n_prompts=n_prompts, n_rollouts=n_rollouts, microbatch_prompts=n_prompts)
     config.noise = dataclasses.replace(
         config.noise, every_updates=0, decompose=True, shares_backward=False, keep_sketches=True
     )

@@ -30,7 +30,7 @@ class Options:
 
 def check_options(options: Options, config: TrainConfig, parts: Parts) -> None:
     """Raises ConfigError with every option that cannot work, its value and the fix."""
-    n_devices, n_train, problems = parts.plan.n_devices, parts.task.n_train, []
+    n_shards, n_train, problems = parts.plan.n_shards, parts.task.n_train, []
     if options.n_prompts < 1:
         problems.append(f"--n_prompts={options.n_prompts} must be at least 1")
     if options.n_prompts > n_train:
@@ -47,10 +47,10 @@ def check_options(options: Options, config: TrainConfig, parts: Parts) -> None:
         problems.append(f"--seed={options.seed} must lie in 0..2^32-1")
     if options.prompts_per_chunk < 0:
         problems.append(f"--prompts_per_chunk={options.prompts_per_chunk} must be at least 1, or 0 for automatic")
-    elif options.prompts_per_chunk % n_devices:
-        above = -(-options.prompts_per_chunk // n_devices) * n_devices
+    elif options.prompts_per_chunk % n_shards:
+        above = -(-options.prompts_per_chunk // n_shards) * n_shards
         problems.append(
-            f"--prompts_per_chunk={options.prompts_per_chunk} cannot be shared by {n_devices} device(s); use "
+            f"--prompts_per_chunk={options.prompts_per_chunk} cannot be shared by {n_shards} device(s); use "
             f"--prompts_per_chunk={above}, or 0 for automatic"
         )
     if (options.cost_per_prompt is None) != (options.cost_per_rollout is None):

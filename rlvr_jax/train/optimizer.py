@@ -3,7 +3,7 @@
 import flax.traverse_util
 import optax
 
-from rlvr_jax.models.spec import ModelSpec, parameter_table
+from rlvr_jax.models.spec import Parameter, does_decay
 
 
 def learning_rate(*, peak_lr: float, warmup_updates: int, schedule: str, decay_updates: int) -> optax.Schedule:
@@ -25,20 +25,24 @@ def learning_rate(*, peak_lr: float, warmup_updates: int, schedule: str, decay_u
 
 
 def adamw(
-    spec: ModelSpec,
+    table: dict[str, Parameter],
     schedule: optax.Schedule,
     *,
     b1: float,
     b2: float,
     eps: float,
+    momentum_dtype: str,
     weight_decay: float,
     clip_norm: float,
 ) -> optax.GradientTransformation:
     """AdamW (arXiv:1711.05101) on gradients clipped to a global norm; clip_norm 0 leaves them alone.
 
-    Norm scales and biases do not decay: pulling a scale to 0 would shrink the signal, not the weights.
+    Of the parameters in `table`. Decay pulls matrices to 0: both factors of an adapter, and so the policy to that
+    without it.
+
+    Args:
+        momentum_dtype: of m; v stays fp32, because bfloat16 has no number 1% above another to add to it.
     """
-    is_decayed = {path: bool(row.init_std) for path, row in parameter_table(spec).items()}
-    mask = flax.traverse_util.unflatten_dict(is_decayed, sep="/")
-    adam = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask)
+    mask = flax.traverse_util.unflatten_dict({path: does_decay(path) for path in table}, sep="/")
+    adam = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, mu_dtype=momentum_dtype, weight_decay=weight_decay, mask=mask)
     return optax.chain(optax.clip_by_global_norm(clip_norm), adam) if clip_norm > 0 else adam

@@ -61,12 +61,13 @@ def step_metrics(
         train_s: from then to the end of the step's updates.
         n_tokens: prompt tokens once per prompt and completion tokens of the collection.
     """
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     peak = _PEAK_FLOPS.get(device.device_kind)
     epochs = plan.updates_per_step * plan.minibatch_prompts / plan.n_prompts
     step_s = sample_s + reward_s + train_s
-    # 2 FLOP per parameter and token forward, twice that backward: Kaplan et al., arXiv:2001.08361 sec. 2.1
-    flops = (2 + 6 * epochs) * plan.n_parameters * n_tokens
+    # 2 FLOP per parameter and token forward, twice that backward: Kaplan et al., arXiv:2001.08361 sec. 2.1. Half of
+    # the latter is the gradient of the weights, and so of those that are trained
+    flops = ((2 + 4 * epochs) * plan.n_parameters + 2 * epochs * plan.n_trained_parameters) * n_tokens
     return {
         "perf/step_s": step_s,
         "perf/sample_s": sample_s,

@@ -6,16 +6,19 @@ from typing import NamedTuple
 import jax
 import optax
 
+from rlvr_jax.models.lora import trained_table
 from rlvr_jax.models.spec import Params
 from rlvr_jax.sampling.rollout import Sampler, build_sampler
 from rlvr_jax.train.assemble import Parts
 from rlvr_jax.train.batch import Advantages, build_advantages
+from rlvr_jax.train.completion_logprobs import build_head_plan
 from rlvr_jax.train.config import TrainConfig
 from rlvr_jax.train.evaluate import Evaluator, build_evaluator
 from rlvr_jax.train.loss import Batch, RolloutLogprobs, build_loss, build_loss_of_logprobs, build_rollout_logprobs
 from rlvr_jax.train.measure_noise import Measuring, NoiseMeasurement, build_measuring, build_noise_measurement
 from rlvr_jax.train.noise_pass import build_noise_pass, can_share_backward
 from rlvr_jax.train.optimizer import adamw, learning_rate
+from rlvr_jax.train.placement import n_batch_shards
 from rlvr_jax.train.step import TrainStep, build_logprob_pass, build_train_step
 from rlvr_jax.train.validate_noise import can_decompose
 
@@ -40,33 +43,36 @@ def build_programs(config: TrainConfig, parts: Parts) -> Programs:
         parts.spec,
         temperature=config.sampling.temperature,
         compute_dtype=parts.compute_dtype,
-        use_remat=config.model.use_remat,
+        remat=config.model.remat,
+        head_plan=build_head_plan(config.model.logprob_chunk_mib, parts.mesh),
+        placement=parts.layout.of_pass,
     )
     loss = build_loss(rollout_logprobs, algo, max_new_tokens=config.sampling.max_new_tokens)
     schedule = learning_rate(
-        peak_lr=opt.peak_lr,
+        peak_lr=config.peak_lr,
         warmup_updates=opt.warmup_updates,
         schedule=opt.schedule,
         decay_updates=config.decay_updates,
     )
     optimizer = adamw(
-        parts.spec,
+        trained_table(parts.spec, parts.lora),
         schedule,
         b1=opt.b1,
         b2=opt.b2,
         eps=opt.eps,
+        momentum_dtype=opt.momentum_dtype,
         weight_decay=opt.weight_decay,
         clip_norm=opt.clip_norm,
     )
     update = {"clip_norm": opt.clip_norm, "freezes": opt.nonfinite == "stop", "lora": parts.lora}
-    train_step = build_train_step(loss, optimizer, schedule, parts.mesh, **update, measuring=None)
+    train_step = build_train_step(loss, optimizer, schedule, parts.layout, **update, measuring=None)
     measured_step = measure_noise = None
     if config.noise.every_updates > 0:
         measuring = noise_measuring(config, parts, rollout_logprobs)
         if shares_backward(config):
-            measured_step = build_train_step(loss, optimizer, schedule, parts.mesh, **update, measuring=measuring)
+            measured_step = build_train_step(loss, optimizer, schedule, parts.layout, **update, measuring=measuring)
         else:
-            measure_noise = build_noise_measurement(measuring, parts.mesh)
+            measure_noise = build_noise_measurement(measuring, parts.layout)
     return Programs(
         sample=build_sampler(
             parts.spec,
@@ -74,9 +80,10 @@ def build_programs(config: TrainConfig, parts: Parts) -> Programs:
             max_new_tokens=config.sampling.max_new_tokens,
             bucket_tokens=config.sampling.bucket_tokens,
             temperature=config.sampling.temperature,
-            eos_id=parts.tokenizer.eos_id,
+            eos_ids=parts.tokenizer.eos_ids,
             pad_id=parts.tokenizer.pad_id,
             compute_dtype=parts.compute_dtype,
+            placement=parts.layout.of_sampler,
         ),
         advantages=build_advantages(algo),
         train_step=train_step,
@@ -98,7 +105,7 @@ def noise_measuring(config: TrainConfig, parts: Parts, rollout_logprobs: Rollout
             algo,
             noise,
             n_rollouts=config.batch.n_rollouts,
-            n_shards=parts.mesh.shape["data"],
+            n_shards=n_batch_shards(parts.mesh),
             lora=parts.lora,
             decomposes=can_decompose(config),
             shares_backward=shares_backward(config),

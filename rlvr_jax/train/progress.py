@@ -5,6 +5,8 @@ import time
 
 from tqdm import tqdm
 
+from rlvr_jax.train.processes import is_first
+
 LINE_EVERY_S = 30.0
 
 
@@ -18,6 +20,8 @@ class Progress:
 
     def update(self, done: int, total: int, text: str) -> None:
         """`done` of `total`, and a few words on how it stands."""
+        if not is_first():
+            return
         if sys.stderr.isatty():
             if self._bar is None:
                 self._bar = tqdm(total=total, initial=done, desc=self._title, unit=self._unit, dynamic_ncols=True)
@@ -28,6 +32,8 @@ class Progress:
 
     def line(self, text: str) -> None:
         """A line of its own, above the bar if there is one."""
+        if not is_first():
+            return
         tqdm.write(f"{self._title}: {text}", file=sys.stderr)
         self._last_line_s = time.monotonic()
 

@@ -19,10 +19,13 @@ from rlvr_jax.train.checkpoint import Checkpoints
 from rlvr_jax.train.collect import Collection
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields
 from rlvr_jax.train.learner import Drawn, Learner, RewardError, Updated
-from rlvr_jax.train.log import EVALS_FILE, RunLog
+from rlvr_jax.train.log import EVALS_FILE, RunLog, SilentLog
 from rlvr_jax.train.measure_noise import MeasuredArrays, measured_rollouts
+from rlvr_jax.train.memory_plan import memory_warnings
+from rlvr_jax.train.out_of_memory import out_of_memory_explained
+from rlvr_jax.train.params_hash import params_hash
 from rlvr_jax.train.perf import LapTimer, step_metrics
-from rlvr_jax.train.placement import replicated
+from rlvr_jax.train.processes import is_first, on_host, told_by_first, wait_for_all
 from rlvr_jax.train.programs import build_programs
 from rlvr_jax.train.progress import Progress
 from rlvr_jax.train.reward_metrics import completion_rows, prompt_rows, reward_metrics
@@ -31,16 +34,17 @@ from rlvr_jax.train.run_directory import (
     RUNNING,
     STOPPED,
     check_same_config,
+    is_placement_changed,
     read_run,
     warn_if_machine_changed,
     write_run,
 )
 from rlvr_jax.train.sinks import sink_openers, wandb_login_problem
-from rlvr_jax.train.state import initial_state
+from rlvr_jax.train.starting_state import starting_state
 from rlvr_jax.train.stop import Stopped, StopRequest
 from rlvr_jax.train.validate_algo import algo_warnings
+from rlvr_jax.train.validate_lora import lora_warnings
 from rlvr_jax.train.validate_noise import noise_warnings
-from rlvr_jax.train.warmstart import params_hash
 
 log = logging.getLogger(__name__)
 
@@ -68,21 +72,24 @@ def run_point(
     """Trains one point to its last update, from its newest checkpoint if it has one; "skipped" or "finished".
 
     Raises:
-        ConfigError: the directory was started with other settings or another starting policy.
+        ConfigError: the directory was started with other settings or another starting policy; or a device's memory
+            does not hold the run, which goes on from its last checkpoint with settings that need less.
         FloatingPointError: a loss or gradient was not finite; the state before it is saved.
         RewardError: not one prompt of a step could be graded; the state before it is saved.
         Stopped: `stop` is due; the state is saved.
     """
     start_hash = params_hash(starting_params)
-    earlier = read_run(folder)
+    earlier = told_by_first(read_run(folder) if is_first() else None)
     if earlier is not None:
         check_same_config(config, earlier, folder)
-        if earlier["starting_params"] != start_hash:
+        # a warm start rounds in another way on other devices; what goes on is the checkpoint's, if no more is needed
+        may_differ = is_placement_changed(config, earlier) and config.algo.kl_coef == 0 and parts.lora is None
+        if earlier["starting_params"] != start_hash and not may_differ:
             raise ConfigError(
                 [
-                    f"{folder} was started from other weights ({earlier['starting_params']}) than the warm start now "
-                    f"gives ({start_hash}), as happens when the code, jax or the machine changed; "
-                    "delete the directory or choose another --runs=DIR"
+                    f"{folder} was started from other weights ({earlier['starting_params']}) than the warm start or "
+                    f"the checkpoint now gives ({start_hash}), as happens when its files, the code, jax or the machine "
+                    "changed; delete the directory or choose another --runs=DIR"
                 ]
             )
         if earlier["task_data"] != parts.task.fingerprint:
@@ -92,14 +99,27 @@ def run_point(
                     f"({earlier['task_data']} -> {parts.task.fingerprint}); put it back or choose another --runs=DIR"
                 ]
             )
+        if earlier["tokenizer"] != _tokenizer_record(parts):
+            raise ConfigError(
+                [
+                    f"the tokenizer changed since {folder} was started ({earlier['tokenizer']} -> "
+                    f"{_tokenizer_record(parts)}); put it back or choose another --runs=DIR"
+                ]
+            )
         if earlier["status"] == FINISHED and earlier["config"]["n_updates"] == config.n_updates:
             return "skipped"
     run = _Run(config, parts, starting_params, folder, start_hash, earlier)
     try:
-        run.train(stop=stop, progress=progress)
+        with out_of_memory_explained(parts.memory, run.stopped_for_memory):
+            run.train(stop=stop, progress=progress)
     finally:
         run.close()
     return FINISHED
+
+
+def _tokenizer_record(parts: Parts) -> dict[str, Any]:
+    tokenizer = parts.tokenizer
+    return {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint, "eos_ids": list(tokenizer.eos_ids)}
 
 
 class _Run:
@@ -114,7 +134,7 @@ class _Run:
         start_hash: str,
         earlier: dict[str, Any] | None,
     ):
-        self.config, self.parts, self.folder, self.start_hash = config, parts, folder, start_hash
+        self.config, self.parts, self.folder = config, parts, folder
         programs = build_programs(config, parts)
         self.evaluate_params = programs.evaluate
         self.checkpoints = Checkpoints(
@@ -122,14 +142,20 @@ class _Run:
             keep_newest=config.checkpoint.keep_newest,
             keep_best=config.checkpoint.keep_best,
         )
-        fresh = jax.device_put(initial_state(starting_params, programs.optimizer), replicated(parts.mesh))
+        wait_for_all("checkpoints opened")
+        fresh = starting_state(config, parts, starting_params, programs.optimizer)
         restored = self.checkpoints.restore_newest(fresh)
         self.learner = Learner(config, parts, programs, restored[0] if restored else fresh, starting_params)
         self.counters = Counters(**restored[1]) if restored else Counters(0, 0, 0, 0, 0, 0.0)
         self.is_resumed = restored is not None
+        self.start_hash = earlier["starting_params"] if earlier is not None and restored else start_hash
         last_update = self.counters.update if restored else -1
-        self.log = RunLog(folder, last_update=last_update, sinks=sink_openers(folder, config, last_update=last_update))
-        evals = list(read_rows(folder / EVALS_FILE))  # after the log has cut what the checkpoint does not know
+        self.log, evals = SilentLog(), None
+        if is_first():
+            sinks = sink_openers(folder, config, last_update=last_update)
+            self.log = RunLog(folder, last_update=last_update, sinks=sinks)
+            evals = list(read_rows(folder / EVALS_FILE))  # after the log has cut what the checkpoint does not know
+        evals = told_by_first(evals)
         self.last_evaluation = (
             {name: evals[-1][name] for name in evals[-1] if name.startswith("eval/")} if evals else {}
         )
@@ -142,6 +168,8 @@ class _Run:
         self.write_run(RUNNING)
 
     def write_run(self, status: str, **more: Any) -> None:
+        if not is_first():
+            return
         write_run(
             self.folder,
             self.config,
@@ -149,8 +177,17 @@ class _Run:
             status=status,
             starting_params_hash=self.start_hash,
             task_data=self.parts.task.fingerprint,
+            tokenizer=_tokenizer_record(self.parts),
             **more,
         )
+
+    def stopped_for_memory(self) -> str:
+        """Writes down that the run stopped, and says where it goes on."""
+        self.checkpoints.wait()
+        newest = max(self.checkpoints.all_updates(), default=None)
+        self.write_run(STOPPED, out_of_memory_after_update=self.counters.update)
+        saved = "before its first checkpoint" if newest is None else f"with everything up to update {newest} saved"
+        return f"{self.folder}, {saved},"
 
     def close(self) -> None:
         with contextlib.ExitStack() as closing:  # the second closes even if the first cannot
@@ -160,7 +197,8 @@ class _Run:
     def train(self, *, stop: StopRequest, progress: Progress) -> None:
         config, n_steps = self.config, self.parts.plan.n_steps
         warnings = [*plan_warnings(self.parts.plan), *algo_warnings(config), *noise_warnings(config)]
-        warnings.append(wandb_login_problem(config.log.wandb))
+        warnings += memory_warnings(self.parts.memory)
+        warnings += [*lora_warnings(config), wandb_login_problem(config.log.wandb)]
         for warning in filter(None, warnings):
             log.warning(warning)
         if self.is_resumed:
@@ -183,7 +221,7 @@ class _Run:
             self.counters = self._counters_after(collection)
             # the device draws the next rollouts while the host fetches and writes these
             drawn = self.learner.draw(self.counters.prompts) if overlaps and self.counters.step < n_steps else None
-            fetched, arrays = jax.device_get((updated.metrics, updated.arrays))
+            fetched, arrays = on_host((updated.metrics, updated.arrays))
             train_s, compile_s = timer.lap_s(), timer.compile_s()
             noise = self._noise_cost(updated, train_s)
             perf = step_metrics(
@@ -277,7 +315,7 @@ class _Run:
             raise FloatingPointError(
                 f"{n_in_a_row} updates in a row, up to {update}, were not finite and were skipped, more than "
                 f"optimizer.max_skipped_in_a_row={optimizer.max_skipped_in_a_row}; the state, unchanged by them, is "
-                f"saved in {self.folder}. Start another run with less than optimizer.peak_lr={optimizer.peak_lr}"
+                f"saved in {self.folder}. Start another run with less than {self.config.peak_lr_text}"
             )
 
     def _stop_at_nonfinite(self, before: Counters, update: int, index: int, metrics: dict[str, np.ndarray]) -> None:
@@ -296,7 +334,7 @@ class _Run:
         self.write_run(STOPPED, nonfinite_at_update=update)
         raise FloatingPointError(
             f"update {update} was not finite ({what}) and was not applied; {saved}. A run keeps its settings: start "
-            f"another with --runs=DIR and less than optimizer.peak_lr={self.config.optimizer.peak_lr}"
+            f"another with --runs=DIR and less than {self.config.peak_lr_text}"
         )
 
     def _noise_cost(self, updated: Updated, train_s: float) -> dict[str, float]:

@@ -21,7 +21,7 @@ from rlvr_jax.train.log import RUN_FILE, write_json
 log = logging.getLogger(__name__)
 
 RUNNING, FINISHED, STOPPED = "running", "finished", "stopped"
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "chex", "tensorboardX")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "chex", "tensorboardX", "transformers")
 
 
 class RunDirectoryError(RuntimeError):
@@ -60,11 +60,15 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         raise RunDirectoryError(f"{path} cannot be read ({error}); delete {folder} to start over") from error
 
 
+# a run that did not fit may go on with others
+MEMORY_FIELDS = ("batch.microbatch_prompts", "model.remat", "model.logprob_chunk_mib", "noise.chunk_mib")
+
+
 def check_same_config(config: TrainConfig, run: dict[str, Any], folder: Path) -> None:
     """Raises ConfigError naming every field that differs from what the run was started with.
 
-    n_updates may grow. A schedule that decays to n_updates would change with it, so it then has
-    to be pinned by name.
+    n_updates may grow, devices may be arranged in another way, and less be done at a time. A schedule that decays to
+    n_updates would change with it, so it then has to be pinned by name.
     """
     old, new = run["config"], config_as_json(config)
     unknown = sorted(new.keys() - old.keys())
@@ -77,9 +81,10 @@ def check_same_config(config: TrainConfig, run: dict[str, Any], folder: Path) ->
         )
     problems = [
         f"{name} was {old.get(name)!r} when {folder} was started and is {new.get(name)!r} now; "
-        "a run keeps its settings (only n_updates may grow): change it back or delete the directory"
+        "a run keeps its settings (only n_updates may grow, and placement and what is for memory alone change): change "
+        "it back or delete the directory"
         for name in sorted(old.keys() | new.keys())
-        if name != "n_updates" and old.get(name) != new.get(name)
+        if not name.startswith(("n_updates", "placement.", *MEMORY_FIELDS)) and old.get(name) != new.get(name)
     ]
     if new["n_updates"] < old["n_updates"]:
         problems.append(
@@ -95,6 +100,14 @@ def check_same_config(config: TrainConfig, run: dict[str, Any], folder: Path) ->
         )
     if problems:
         raise ConfigError(problems)
+
+
+def is_placement_changed(config: TrainConfig, run: dict[str, Any]) -> bool:
+    """Whether devices are arranged in another way than when the run was started, or are not as many."""
+    new = config_as_json(config)
+    return run["devices"] != device_kind() or any(
+        run["config"][name] != value for name, value in new.items() if name.startswith("placement.")
+    )
 
 
 def write_run(

@@ -3,16 +3,15 @@
 import logging
 from pathlib import Path
 
-import jax
-
-from rlvr_jax.models.spec import initial_params
+from rlvr_jax.models.spec import Params
 from rlvr_jax.train.assemble import Parts
 from rlvr_jax.train.checkpoint import CheckpointError, Checkpoints, first_line
 from rlvr_jax.train.config import TrainConfig
-from rlvr_jax.train.placement import replicated
+from rlvr_jax.train.params_hash import params_hash
+from rlvr_jax.train.placement import placed_abstract_state
 from rlvr_jax.train.programs import build_programs
 from rlvr_jax.train.run_directory import config_as_json, read_run
-from rlvr_jax.train.state import TrainState, initial_state
+from rlvr_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +31,7 @@ def saved_state(config: TrainConfig, parts: Parts, checkpoint: Path) -> tuple[Tr
     if update not in known:
         raise CheckpointError(f"{folder} has no complete checkpoint of update {update}; it has {known}")
     _check_config(config, checkpoint)
-    params = initial_params(parts.spec, jax.random.key(0))  # only its shapes matter
-    optimizer = build_programs(config, parts).optimizer
-    like = jax.device_put(initial_state(params, optimizer), replicated(parts.mesh))
+    like = placed_abstract_state(parts.layout, build_programs(config, parts).optimizer)
     try:
         state, progress = checkpoints.restore(update, like)
     except Exception as error:  # orbax raises many kinds
@@ -46,6 +43,24 @@ def saved_state(config: TrainConfig, parts: Parts, checkpoint: Path) -> tuple[Tr
     finally:
         checkpoints.close()
     return state, progress["update"]
+
+
+def check_base_weights(checkpoint: Path, starting_params: Params) -> None:
+    """Raises CheckpointError if the factors of a checkpoint were trained beside other weights than these.
+
+    A checkpoint of an adapter does not hold the weights under it: they are those that its run started from.
+    """
+    run = read_run(run_folder(checkpoint))
+    if run is None:
+        log.warning("%s has no run.json, which would say what weights its adapter was trained beside", checkpoint)
+        return
+    found = params_hash(starting_params)
+    if run["starting_params"] != found:
+        raise CheckpointError(
+            f"the adapter in {checkpoint} was trained beside other weights ({run['starting_params']}) than this config "
+            f"now starts from ({found}), as happens when model.name or the warm start, the code, jax or the machine "
+            "changed; use the config, the version and the machine it was trained with"
+        )
 
 
 def _check_config(config: TrainConfig, checkpoint: Path) -> None:
@@ -61,7 +76,8 @@ def _check_config(config: TrainConfig, checkpoint: Path) -> None:
         for name, value in config_as_json(config).items()
         if name in run["config"] and run["config"][name] != value
     }
-    of_model = [text for name, text in changed.items() if name.startswith("model.")]
+    groups = ("model.", "lora.") if config.lora.enabled or run["config"].get("lora.enabled") else ("model.",)
+    of_model = [text for name, text in changed.items() if name.startswith(groups) and name != "lora.peak_lr"]
     if of_model:
         raise CheckpointError(f"checkpoint {checkpoint} is of another model: {'; '.join(of_model)}")
     surprising = [text for name, text in changed.items() if name.startswith(("task.", "sampling.", "algo."))]

@@ -6,13 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
 from rlvr_jax.models.lora import LoraSpec, policy_params
 from rlvr_jax.models.spec import Params
 from rlvr_jax.train.loss import Batch, Loss, LossTerms, RolloutLogprobs
 from rlvr_jax.train.measure_noise import MeasuredArrays, Measuring, joined_microbatches
-from rlvr_jax.train.placement import replicated
+from rlvr_jax.train.placement import Layout, replicated, state_shardings
 from rlvr_jax.train.state import TrainState
 
 Metrics = dict[str, jax.Array]
@@ -23,7 +22,7 @@ def build_train_step(
     loss_fn: Loss,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
-    mesh: Mesh,
+    layout: Layout,
     *,
     clip_norm: float,
     freezes: bool,
@@ -55,9 +54,10 @@ def build_train_step(
         def gradients(microbatch: Batch) -> tuple[Params, LossTerms, Any, Any]:
             """(gradient of the loss sum, its terms, and what is measured: sums, and a reading of each prompt)."""
             if measuring:
-                return measuring.noise_pass(state.params, frozen, microbatch, metric)
+                grads, terms, noise_sums, reading = measuring.noise_pass(state.params, frozen, microbatch, metric)
+                return layout.constrained(grads), terms, layout.constrained(noise_sums), reading
             (_, terms), grads = grad_fn(state.params, frozen, microbatch)
-            return grads, terms, None, None
+            return layout.constrained(grads), terms, None, None
 
         def add_microbatch(totals, microbatch):
             added, maxima = totals
@@ -115,7 +115,9 @@ def build_train_step(
         )
         return new_state.replace(noise=averages), metrics | noise, arrays
 
-    return jax.jit(train_step, donate_argnames="state", out_shardings=replicated(mesh))
+    everywhere = replicated(layout.mesh)
+    of_state = state_shardings(layout, optimizer) if layout.trained else everywhere
+    return jax.jit(train_step, donate_argnames="state", out_shardings=(of_state, everywhere, everywhere))
 
 
 def build_logprob_pass(

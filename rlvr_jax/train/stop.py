@@ -3,6 +3,8 @@
 import signal
 import time
 
+from rlvr_jax.train.processes import largest
+
 OUT_OF_TIME = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 _MARGIN_FRAC, _MARGIN_S = 0.05, (10.0, 600.0)  # of the limit, at least and at most
 
@@ -34,12 +36,14 @@ class StopRequest:
     def is_due(self, *, next_s: float) -> bool:
         """True if asked, or if something that takes `next_s` seconds could not be finished and saved in time.
 
-        Saving is given 5% of the limit, at least 10 s and at most 10 min.
+        Saving is given 5% of the limit, at least 10 s and at most 10 min. All processes have to ask, and all get the
+        same answer: a signal may reach one of them, and their clocks differ.
         """
         if self.exit_code is None and self._limit_s is not None:
             margin_s = min(max(_MARGIN_FRAC * self._limit_s, _MARGIN_S[0]), _MARGIN_S[1])
             if time.monotonic() - self._started_s + next_s + margin_s > self._limit_s:
                 self.ask(OUT_OF_TIME)
+        self.exit_code = largest(self.exit_code or 0) or None
         return self.exit_code is not None
 
 

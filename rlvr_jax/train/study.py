@@ -1,8 +1,9 @@
 """All points of a study, one after the other; finished ones are skipped."""
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -10,11 +11,15 @@ import jax
 from rlvr_jax.train.assemble import assemble
 from rlvr_jax.train.batch_plan import plan_table
 from rlvr_jax.train.config import ConfigError, TrainConfig
+from rlvr_jax.train.memory_plan import memory_problems, memory_table
+from rlvr_jax.train.out_of_memory import out_of_memory_explained
+from rlvr_jax.train.processes import is_first, told_by_first
 from rlvr_jax.train.progress import Progress
 from rlvr_jax.train.run import run_point
 from rlvr_jax.train.run_directory import RunDirectoryError, locked
+from rlvr_jax.train.starting_policy import starting_key, starting_params, starting_words
+from rlvr_jax.train.starting_state import held_params
 from rlvr_jax.train.stop import Stopped, StopRequest
-from rlvr_jax.train.warmstart import starting_params, warmstart_hash
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +50,7 @@ def run_study(
     all_parts = _assembled(points)
     shown = set()
     for config, parts in zip(points, all_parts, strict=True):
-        table = plan_table(parts.plan)
+        table = f"{plan_table(parts.plan)}\n{memory_table(parts.memory)}"
         if table not in shown:  # seeds share a plan
             say(f"plan of {config.point_name}\n{table}")
             shown.add(table)
@@ -53,11 +58,15 @@ def run_study(
     folders = []
     for number, (config, parts) in enumerate(zip(points, all_parts, strict=True), 1):
         folder = runs_folder / config.study / config.point_name
-        with locked(folder):
-            if params_of != warmstart_hash(config, parts.task):
-                progress = StoppableProgress("warm start", stop)
-                params = starting_params(config, parts, cache_folder() / "warmstart", progress=progress.update)
-                params_of = warmstart_hash(config, parts.task)
+        with _held(folder):
+            what = (starting_key(config, parts), parts.lora is None)
+            if params_of != what:
+                words = starting_words(config, parts)
+                progress = StoppableProgress(words, stop)
+                with out_of_memory_explained(parts.memory, lambda words=words: words):
+                    params = starting_params(config, parts, cache_folder() / "warmstart", progress=progress.update)
+                    params = held_params(params, parts)
+                params_of = what
                 progress.close()
             progress = Progress(f"[{number}/{len(points)}] {config.point_name}")
             try:
@@ -78,12 +87,29 @@ def run_study(
     return folders
 
 
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """The folder's lock, which one process holds for all; if it cannot, none goes on."""
+    with contextlib.ExitStack() as holding:
+        problem = None
+        if is_first():
+            try:
+                holding.enter_context(locked(folder))
+            except RunDirectoryError as error:
+                problem = str(error)
+        problem = told_by_first(problem)
+        if problem is not None:
+            raise RunDirectoryError(problem)
+        yield
+
+
 def _assembled(points: list[TrainConfig]) -> list:
     """Checks every point; one message holds the problems of all of them, each once."""
     parts, problems = [], []
     for config in points:
         try:
             parts.append(assemble(config))
+            problems += [problem for problem in memory_problems(parts[-1].memory) if problem not in problems]
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
     names = [config.point_name for config in points]

@@ -8,20 +8,22 @@ from typing import Any
 
 from rlvr_jax.models.spec import QK_NORMS
 from rlvr_jax.train.config import (
-    BUILTIN_MODEL,
     DTYPES,
+    LONG_PROMPTS,
     NOISE_METHODS,
     NONFINITE,
+    REMATS,
     SCHEDULES,
     TASKS,
     WANDB,
     ConfigError,
-    ModelConfig,
     TrainConfig,
     flat_fields,
 )
 from rlvr_jax.train.sinks import wandb_problem
 from rlvr_jax.train.validate_algo import algo_problems
+from rlvr_jax.train.validate_lora import lora_problems
+from rlvr_jax.train.validate_model import model_problems
 from rlvr_jax.train.validate_noise import noise_problems
 from rlvr_jax.train.validate_task import task_problems
 
@@ -31,7 +33,7 @@ def validate(config: TrainConfig) -> None:
     problems = _type_problems(config)
     if not problems:  # ranges of mistyped values would only repeat the news
         problems = [*_range_problems(config), *_choice_problems(config), *_batch_problems(config)]
-        problems += _eval_problems(config) + algo_problems(config)
+        problems += _eval_problems(config) + algo_problems(config) + lora_problems(config.lora)
     if problems:
         raise ConfigError(problems)
 
@@ -78,17 +80,20 @@ _AT_LEAST = {
         sampling.max_prompt_tokens algo.clip_low algo.clip_high algo.kl_coef algo.std_eps
         optimizer.warmup_updates optimizer.decay_updates optimizer.weight_decay optimizer.clip_norm
         noise.every_updates noise.naive_minibatches noise.chunk_mib eval.every_updates eval.seed checkpoint.keep_best
-        checkpoint.every_updates log.rollouts_every_updates placement.data warmstart.warmup_updates
+        checkpoint.every_updates log.rollouts_every_updates placement.data placement.fsdp placement.tensor
+        warmstart.warmup_updates
         warmstart.n_correct_updates algo.dual_clip algo.entropy_coef algo.importance_cap algo.truncated_penalty
-        algo.overlong_buffer_tokens algo.overlong_penalty""",
+        algo.overlong_buffer_tokens algo.overlong_penalty
+        model.logprob_chunk_mib placement.memory_gib lora.peak_lr""",
     1: """n_updates model.width model.n_layers model.n_heads model.n_kv_heads model.mlp_width
         warmstart.n_updates warmstart.batch_size batch.n_prompts batch.n_rollouts batch.epochs_per_buffer
         sampling.max_new_tokens eval.n_problems eval.n_samples checkpoint.keep_newest
-        log.rollouts_n_prompts sampling.max_rounds optimizer.max_skipped_in_a_row task.reward_workers""",
+        log.rollouts_n_prompts sampling.max_rounds optimizer.max_skipped_in_a_row task.reward_workers
+        lora.rank""",
     2: "noise.sketch_width sampling.bucket_tokens",
 }
 _ABOVE_ZERO = """sampling.temperature eval.temperature optimizer.peak_lr optimizer.eps warmstart.peak_lr
-    model.rope_theta model.norm_eps task.reward_limit_s"""
+    model.rope_theta model.norm_eps task.reward_limit_s lora.alpha"""
 _BELOW_ONE = "optimizer.b1 optimizer.b2 noise.smoothing"
 
 
@@ -142,6 +147,9 @@ def _choice_problems(config: TrainConfig) -> list[str]:
         "noise.method": (config.noise.method, NOISE_METHODS),
         "optimizer.nonfinite": (config.optimizer.nonfinite, NONFINITE),
         "model.compute_dtype": (config.model.compute_dtype, DTYPES),
+        "model.remat": (config.model.remat, REMATS),
+        "optimizer.momentum_dtype": (config.optimizer.momentum_dtype, DTYPES),
+        "sampling.long_prompts": (config.sampling.long_prompts, LONG_PROMPTS),
         "model.qk_norm": (config.model.qk_norm, QK_NORMS),
         "eval.target_metric": (config.eval.target_metric, ("pass@1", "greedy")),
         "log.wandb": (config.log.wandb, WANDB),
@@ -154,25 +162,7 @@ def _choice_problems(config: TrainConfig) -> list[str]:
             problems.append(f"{path}={name!r} must be a folder name: up to 150 letters, digits and any of _.+=@-")
     if config.log.wandb in WANDB and (missing := wandb_problem(config.log.wandb)):
         problems.append(missing)
-    return problems + task_problems(config.task) + _model_problems(config.model)
-
-
-def _model_problems(model: ModelConfig) -> list[str]:
-    problems = []
-    if model.name != BUILTIN_MODEL:
-        problems.append(
-            f"model.name={model.name!r}: only the built-in model ({BUILTIN_MODEL!r}) can be trained so far, "
-            "published checkpoints cannot be loaded yet; add :tiny to the config's name "
-            "(as in --config=cbs_p2c.py:tiny) for the same protocol on the built-in model"
-        )
-    if model.n_heads > 0 and (model.width % model.n_heads or model.width // model.n_heads % 2):
-        problems.append(
-            f"model.width={model.width} must be model.n_heads={model.n_heads} times an even head width; "
-            f"use a multiple of {2 * model.n_heads}"
-        )
-    if model.n_kv_heads > 0 and model.n_heads % model.n_kv_heads:
-        problems.append(f"model.n_heads={model.n_heads} is not a multiple of model.n_kv_heads={model.n_kv_heads}")
-    return problems
+    return problems + task_problems(config.task) + model_problems(config)
 
 
 def _batch_problems(config: TrainConfig) -> list[str]:

@@ -1,4 +1,4 @@
-"""The policy a run starts from: supervised on demonstrations that are right only part of the time.
+"""A warm start: supervised training on demonstrations that are right only part of the time.
 
 The result depends on the config and this code alone; it is cached under a hash of both and
 shared by all points of a study and by re-runs.
@@ -23,58 +23,82 @@ import safetensors.numpy
 
 import rlvr_jax
 from rlvr_jax.models.spec import ModelSpec, Params, initial_params, parameter_table
-from rlvr_jax.models.tokenizer import CharTokenizer
+from rlvr_jax.models.tokenizer import Tokenizer
 from rlvr_jax.sampling.padding import is_completion_token, pad_right
 from rlvr_jax.tasks.problem import Task
-from rlvr_jax.train.assemble import Parts, root_key
-from rlvr_jax.train.completion_logprobs import completion_logprobs
-from rlvr_jax.train.config import TrainConfig, WarmstartConfig, flat_fields
+from rlvr_jax.train.assemble import Parts
+from rlvr_jax.train.completion_logprobs import build_head_plan, completion_logprobs
+from rlvr_jax.train.config import TrainConfig, flat_fields
 from rlvr_jax.train.optimizer import adamw, learning_rate
 from rlvr_jax.train.placement import place_batch, replicated
+from rlvr_jax.train.processes import arrays_of_first, is_first, on_host, told_by_first
 
 log = logging.getLogger(__name__)
 
 _CODE_THAT_MATTERS = ("tasks", "models", "algo/token_logprobs.py", "sampling/padding.py")
 _CODE_THAT_MATTERS += tuple(
-    f"train/{name}.py" for name in ("assemble", "completion_logprobs", "optimizer", "placement", "warmstart")
+    f"train/{name}.py"
+    for name in (
+        "assemble",
+        "completion_logprobs",
+        "long_prompts",
+        "optimizer",
+        "placement",
+        "starting_policy",
+        "warmstart",
+    )
 )
+_SAMPLING_THAT_MATTERS = ("sampling.max_new", "sampling.max_prompt", "sampling.long_prompts")
 _PACKAGES_THAT_MATTER = ("jax", "jaxlib", "numpy", "optax")
 Progress = Callable[[int, int, str], None]  # (done, total, what)
 
 
-def starting_params(config: TrainConfig, parts: Parts, cache_folder: Path, *, progress: Progress) -> Params:
-    """The weights at update 0, on the mesh: from the cache, else trained now and cached.
+def warm_started_params(
+    config: TrainConfig, parts: Parts, first_params: Callable[[], Params], path: Path, *, progress: Progress
+) -> Params:
+    """The weights after the warm start, on the mesh: those kept as `path`, else trained now and kept there.
 
-    Raises ValueError when a cached file does not hold the parameters of this model.
+    Raises ValueError when the file does not hold the parameters of this model.
     """
-    if not config.warmstart.enabled:
-        params = initial_params(parts.spec, root_key(config.warmstart.seed, "parameters"))
-        return jax.device_put(params, replicated(parts.mesh))
-    path = cache_folder / f"{warmstart_hash(config, parts.task)}.safetensors"
-    if path.exists():
+    if told_by_first(path.exists()):  # other machines may have other caches
         log.info("warm start: %s", path)
-        params = load_params(path, parts.spec)
+        shapes = jax.eval_shape(lambda: initial_params(parts.spec, jax.random.key(0)))
+        params = arrays_of_first(lambda: load_params(path, parts.spec), shapes=shapes)
     else:
-        params = _train(config.warmstart, parts, use_remat=config.model.use_remat, progress=progress)
+        params = _train(config, parts, first_params(), progress=progress)
         try:
             save_params(path, params)
         except (OSError, safetensors.SafetensorError) as error:  # a full disk or one that may not be written
             log.warning("warm start: could not be kept for the next run as %s (%s)", path, error)
         else:
             log.info("warm start: saved as %s", path)
-    return jax.device_put(params, replicated(parts.mesh))
+    return parts.layout.place(params)
 
 
-def warmstart_hash(config: TrainConfig, task: Task) -> str:
-    """16 hex digits over what the warm start depends on: settings, data, code, package versions, devices, cores."""
+def warmstart_hash(config: TrainConfig, task: Task, *, tokenizer: str, weights: str) -> str:
+    """16 hex digits over what the warm start depends on: settings, data, code, package versions, devices, cores.
+
+    Args:
+        tokenizer, weights: fingerprints of what is read from files, "" where the settings say it all.
+    """
     settings = {
         name: value
         for name, value in flat_fields(config).items()
-        if name.startswith(("task.", "model.", "warmstart.", "placement.", "sampling.max_new", "sampling.max_prompt"))
+        if name.startswith(("task.", "model.", "warmstart.", "placement.", *_SAMPLING_THAT_MATTERS))
         and not name.startswith(("task.reward", "task.correct"))  # demonstrations are not graded
+        # memory only: a run that goes on with less must find what it started from
+        and name not in ("model.remat", "model.logprob_chunk_mib", "placement.memory_gib")
     }
     versions = [metadata.version(name) for name in _PACKAGES_THAT_MATTER]
-    machine = [task.fingerprint, versions, jax.devices()[0].device_kind, jax.device_count(), os.cpu_count()]
+    machine = [
+        task.fingerprint,
+        tokenizer,
+        weights,
+        versions,
+        jax.devices()[0].device_kind,
+        jax.device_count(),
+        os.cpu_count(),
+    ]
     digest = hashlib.sha256(json.dumps([settings, machine], sort_keys=True).encode())
     return hashlib.sha256(digest.digest() + _code_digest()).hexdigest()[:16]
 
@@ -89,18 +113,12 @@ def _code_digest() -> bytes:
     return digest.digest()
 
 
-def params_hash(params: Params) -> str:
-    """16 hex digits over names and bytes of all parameters."""
-    digest = hashlib.sha256()
-    for path, leaf in sorted(flax.traverse_util.flatten_dict(params, sep="/").items()):
-        digest.update(path.encode() + np.asarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
-
-
 def save_params(path: Path, params: Params) -> None:
-    """One safetensors file; a reader sees all of it or nothing."""
+    """One safetensors file, written by one process; a reader sees all of it or nothing."""
+    flat = flax.traverse_util.flatten_dict(on_host(params), sep="/")
+    if not is_first():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    flat = flax.traverse_util.flatten_dict(jax.device_get(params), sep="/")
     partial = path.with_suffix(f".{os.getpid()}.partial")
     safetensors.numpy.save_file({name: np.ascontiguousarray(leaf) for name, leaf in flat.items()}, partial)
     partial.replace(path)
@@ -120,14 +138,17 @@ def load_params(path: Path, spec: ModelSpec) -> Params:
     return flax.traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _train(config: WarmstartConfig, parts: Parts, *, use_remat: bool, progress: Progress) -> Params:
+def _train(run: TrainConfig, parts: Parts, params: Params, *, progress: Progress) -> Params:
+    config = run.warmstart
     schedule = learning_rate(
         peak_lr=config.peak_lr,
         warmup_updates=config.warmup_updates,
         schedule="cosine",
         decay_updates=config.n_updates,
     )
-    optimizer = adamw(parts.spec, schedule, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.01, clip_norm=1.0)
+    table = parameter_table(parts.spec)
+    adam = {"b1": 0.9, "b2": 0.99, "eps": 1e-8, "momentum_dtype": "float32"}
+    optimizer = adamw(table, schedule, **adam, weight_decay=0.01, clip_norm=1.0)
     width = {"prompt": parts.plan.max_prompt_tokens, "completion": parts.plan.max_new_tokens}
 
     def loss(params: Params, demos: dict[str, jax.Array]) -> jax.Array:
@@ -139,19 +160,22 @@ def _train(config: WarmstartConfig, parts: Parts, *, use_remat: bool, progress: 
             demos["completion"],
             temperature=1.0,
             compute_dtype=parts.compute_dtype,
-            use_remat=use_remat,
+            remat=run.model.remat,
+            head_plan=build_head_plan(run.model.logprob_chunk_mib, parts.mesh),
+            placement=parts.layout.of_pass,
         )
         is_trained_NT = is_completion_token(demos["completion_length"], width=width["completion"])
         return -jnp.where(is_trained_NT, logprob_NT, 0.0).sum() / is_trained_NT.sum()
 
     def update(params: Params, opt_state: optax.OptState, demos: dict[str, jax.Array]):
         loss_value, grads = jax.value_and_grad(loss)(params, demos)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
+        updates, opt_state = optimizer.update(layout.constrained(grads), opt_state, params)
         return optax.apply_updates(params, updates), opt_state, loss_value
 
-    jitted = jax.jit(update, donate_argnums=(0, 1))
-    params = jax.device_put(initial_params(parts.spec, root_key(config.seed, "parameters")), replicated(parts.mesh))
-    opt_state = optimizer.init(params)
+    layout = parts.layout
+    opt_state = layout.built(optimizer.init, params)
+    held = (layout.of(params), layout.of(opt_state), replicated(parts.mesh))
+    jitted = jax.jit(update, donate_argnums=(0, 1), out_shardings=held)
     started = time.monotonic()
     for step in range(config.n_updates):
         rng = np.random.default_rng([config.seed, step])
@@ -170,7 +194,7 @@ def _train(config: WarmstartConfig, parts: Parts, *, use_remat: bool, progress: 
 
 def demonstrations(
     task: Task,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     rng: np.random.Generator,
     *,
     n: int,
@@ -182,9 +206,8 @@ def demonstrations(
     problems = [task.train_problem(int(i)) for i in rng.integers(task.n_train, size=n)]
     texts = [task.demonstration(problem, rng, p_correct=p_correct) for problem in problems]
     completions = [tokenizer.encode_completion(text) for text in texts]
-    prompt_NS, prompt_length_N = pad_right(
-        [tokenizer.encode_prompt(p.prompt) for p in problems], width=prompt, pad_id=tokenizer.pad_id
-    )
+    prompts = tokenizer.encode_prompts([problem.prompt for problem in problems])
+    prompt_NS, prompt_length_N = pad_right(prompts, width=prompt, pad_id=tokenizer.pad_id)
     completion_NT, completion_length_N = pad_right(completions, width=completion, pad_id=tokenizer.pad_id)
     return {
         "prompt": prompt_NS,

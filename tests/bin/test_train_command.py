@@ -166,7 +166,7 @@ def test_a_second_process_on_the_same_point_is_refused(study):
         (["--config=tiny.py", "--max_hours=-1"], "--max_hours=-1.0 must be a number of hours above 0"),
         (["--config=tiny.py", "--runs=/proc/nowhere"], "cannot write the run directory"),
         (["--config=tiny.py", "--runs=bad", "--config.optimizer.peak_lr=1e38"], "was not finite"),
-        (["--config=cbs_p2c.py"], "published checkpoints cannot be loaded yet"),
+        (["--config=tiny.py", "--config.model.name=olmo2-1bb"], "did you mean 'olmo2-1b'?"),
         (["--config=tiny.py", "--poin=only"], "poin"),
         (["--config=tiny.py", "--point=onl"], "did you mean only?"),
         ([], "--config=FILE is missing"),

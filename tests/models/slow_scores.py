@@ -16,7 +16,7 @@ def rollout_scores(params, spec, batch, *, temperature):
     def log_probability(params, prompt_S, n_prompt, completion_T, n):
         of_prompt, of_completion = (jnp.pad(x, (0, S + T - len(x))) for x in (prompt_S, completion_T))
         token_U = jnp.where(place_U < n_prompt, of_prompt, of_completion[place_U - n_prompt])
-        hidden, _ = transformer.hidden_states(params, spec, token_U[None], use_remat=False)
+        hidden, _ = transformer.hidden_states(params, spec, token_U[None], remat="none")
         log_q_UV = jax.nn.log_softmax(transformer.vocab_logits(params, spec, hidden)[0] / temperature)
         logprob_U = jnp.take_along_axis(log_q_UV[:-1], token_U[1:, None], axis=1)[:, 0]  # token u + 1 after u
         is_own_U = (place_U[1:] >= n_prompt) & (place_U[1:] < n_prompt + n)

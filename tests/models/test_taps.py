@@ -13,16 +13,20 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "algo"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
 from exact_sketch import ExactSketch
+from meshes import mesh_of
 from slow_loss import random_tokens, slow_logprobs
 from slow_scores import flat_scores, gram, rollout_scores
 
 from rlvr_jax.models import tapped_ops
-from rlvr_jax.models.spec import ModelSpec, initial_params
+from rlvr_jax.models.chunked_head import ALL_AT_ONCE, HeadPlan
+from rlvr_jax.models.spec import ModelSpec, initial_params, parameter_table
 from rlvr_jax.models.tapped_ops import Tap, TapPlan
 from rlvr_jax.models.taps import build_tapped_pass
+from rlvr_jax.train.config import PlacementConfig
 from rlvr_jax.train.loss import build_rollout_logprobs, is_trained_token
-from rlvr_jax.train.placement import build_mesh, place_batch
+from rlvr_jax.train.placement import build_mesh, param_shardings, place_batch
 
 P, R, TEMPERATURE, SEED = 8, 3, 0.8, 5
 TIED_BIASED = ModelSpec(
@@ -78,12 +82,12 @@ PLAN = TapPlan(
 
 
 @functools.lru_cache
-def found(name, *, data=1, has_metric=False, use_remat=False, **plan):
+def found(name, *, data=1, has_metric=False, remat="none", head_plan=ALL_AT_ONCE, **plan):
     """(gradient, taps, log-probabilities) of a tapped pass over scores; taps by path."""
-    logprobs = logprobs_of(name, use_remat=use_remat)
+    logprobs = logprobs_of(name, remat=remat, head_plan=head_plan)
     plan = dataclasses.replace(PLAN, **({"n_shards": data} | plan))
     tapped_pass = jax.jit(build_tapped_pass(score_objective(logprobs), plan))
-    batch, *weights = place_batch((rollouts(name), *WEIGHTS), build_mesh(data=data), axis=0)
+    batch, *weights = place_batch((rollouts(name), *WEIGHTS), mesh_of(data), axis=0)
     metric = metric_of(name) if has_metric else None
     gradient, taps, aux = tapped_pass(policy(name), batch, *weights, metric, jnp.uint32(SEED))
     flat = flax.traverse_util.flatten_dict(taps, is_leaf=lambda _, leaf: isinstance(leaf, Tap))
@@ -132,11 +136,22 @@ def test_the_scores_that_taps_are_compared_with_are_those_of_a_numpy_decoder():
 
 CASES = {
     "tied, biases, remat, chunks that divide nothing": (
-        "tied", {"use_remat": True, "chunk_bytes": 4 * R * 12 * 5, "keeps_unit_sketches": True},
+        "tied", {"remat": "full", "chunk_bytes": 4 * R * 12 * 5, "keeps_unit_sketches": True},
     ),
     "untied, pairs of tokens": ("untied", {}),
     "untied, in a metric, on 2 devices": ("untied", {"data": 2, "has_metric": True}),
     "tied, biases, in a metric, on 8 devices": ("tied", {"data": 8, "has_metric": True}),
+    "tied, chunks of 5 of 21 columns, in a metric": (  # P R T = 72 tokens
+        "tied", {"has_metric": True, "keeps_unit_sketches": True, "head_plan": HeadPlan(4 * 72 * 5, 1, 1)},
+    ),
+    "tied, chunks of 3 of each of 3 runs, remat": (
+        "tied",
+        {"remat": "dots", "has_metric": True, "chunk_bytes": 4 * R * 12 * 2, "head_plan": HeadPlan(4 * 72 * 3, 1, 3)},
+    ),
+    "untied, chunks of 3 of 6 columns, on 2 devices": (  # P R T / 2 = 24 tokens
+        "untied", {"data": 2, "has_metric": True, "head_plan": HeadPlan(4 * 24 * 4, 2, 1)},
+    ),
+    "untied, chunks of 2 of each of 2 runs of 3": ("untied", {"head_plan": HeadPlan(4 * 48 * 2, 1, 2)}),
 }  # fmt: skip
 
 
@@ -225,12 +240,35 @@ def in_order(path, gradient_PU):
     return np.swapaxes(gradient_PU.reshape(P, U, n_in, -1), 2, 3).reshape(P, U, -1)
 
 
+@pytest.mark.parametrize("name", ["untied", "tied"])
+def test_devices_that_share_the_vocabulary_find_the_same_inner_products(name):
+    spec = dataclasses.replace(SPECS[name], vocab_size=22 if name == "tied" else 6)  # halves
+    mesh = build_mesh(PlacementConfig(data=2, fsdp=2, tensor=2))
+    params = initial_params(spec, jax.random.key(3))
+    rollout_logprobs = build_rollout_logprobs(
+        spec, temperature=TEMPERATURE, compute_dtype=jnp.float32, remat="none", head_plan=HeadPlan(4 * 18 * 2, 4, 2)
+    )
+    tapped_pass = jax.jit(
+        build_tapped_pass(score_objective(rollout_logprobs), dataclasses.replace(PLAN, n_shards=4, sketch=None))
+    )
+    batch, *weights = place_batch((rollouts(name), *WEIGHTS), mesh, axis=0)
+    on_mesh = jax.device_put(params, param_shardings(parameter_table(spec), mesh))
+    gradient, taps, _ = jax.device_get(tapped_pass(on_mesh, batch, *weights, None, jnp.uint32(SEED)))
+    expected = rollout_scores(params, spec, rollouts(name), temperature=TEMPERATURE)
+    kept = {path: np.einsum("pr,pr...->pr...", rollouts(name).is_kept_PR, leaf) for path, leaf in expected.items()}
+    flat = flax.traverse_util.flatten_dict(taps, is_leaf=lambda _, leaf: isinstance(leaf, Tap))
+    assert relative_error(total_gram(flat), gram(flat_scores(kept))) < 1e-5
+    for path, leaf in flax.traverse_util.flatten_dict(gradient).items():
+        wanted = np.einsum("pr,pr...->...", WEIGHTS[0], kept[path])
+        np.testing.assert_allclose(leaf, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max(), err_msg=str(path))
+
+
 def test_the_cases_take_both_ways_to_a_gram_matrix(monkeypatch):
     ways, gram_of_tokens = set(), tapped_ops._gram_of_tokens
     monkeypatch.setattr(tapped_ops, "_gram_of_tokens", lambda *a: ways.add("pairs") or gram_of_tokens(*a))
     reads, read = set(), tapped_ops._read
     monkeypatch.setattr(tapped_ops, "_read", lambda *a, **kw: reads.add("formed") or read(*a, **kw))
     name, batch = "untied", rollouts("untied")
-    tapped_pass = build_tapped_pass(score_objective(logprobs_of(name, use_remat=False)), PLAN)
+    tapped_pass = build_tapped_pass(score_objective(logprobs_of(name, remat="none", head_plan=ALL_AT_ONCE)), PLAN)
     jax.eval_shape(tapped_pass, policy(name), batch, *map(jnp.asarray, WEIGHTS), None, jnp.uint32(0))
     assert (ways, reads) == ({"pairs"}, {"formed"})

@@ -36,7 +36,11 @@ def test_a_text_survives_the_way_there_and_back(text):
 
 
 def test_special_tokens_are_left_out_of_the_text_wherever_they_stand():
-    assert TOKENIZER.decode([1, 20, 0, 2, 27, 0, 0]) == "07"
+    assert TOKENIZER.decode([1, 20, 0, 1, 27, 0, 0]) == "07"
+
+
+def test_a_text_ends_before_the_first_eos():
+    assert TOKENIZER.decode([20, 2, 27]) == "0"
 
 
 def test_an_array_of_ids_is_decoded_like_a_list():

@@ -1,5 +1,7 @@
 """The decoder against numpy, and its causality."""
 
+import dataclasses
+import functools
 import sys
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from slow_transformer import slow_logits
 from rlvr_jax.models import transformer
 from rlvr_jax.models.attention import grouped_query_attention
 from rlvr_jax.models.layers import biased, linear
+from rlvr_jax.models.rope import RopeScaling
 from rlvr_jax.models.spec import ModelSpec, initial_params
 
 SPEC = ModelSpec(
@@ -22,6 +25,14 @@ SPEC = ModelSpec(
 )  # fmt: skip
 TIED = ModelSpec(**(SPEC.__dict__ | {"has_tied_head": True}))
 BIASED = ModelSpec(**(SPEC.__dict__ | {"has_attention_bias": True}))
+HEADS_NORMED = ModelSpec(**(SPEC.__dict__ | {"qk_norm": "each_head"}))
+OLMO2_LIKE = ModelSpec(**(SPEC.__dict__ | {"qk_norm": "all_heads", "has_post_norm": True, "has_attention_bias": True}))
+YARN = RopeScaling("yarn", 4.0, 64, beta_fast=8.0, beta_slow=0.5, attention_factor=1.25)
+STRETCHED = ModelSpec(**(SPEC.__dict__ | {"rope_scaling": YARN, "head_width": 4}))
+SPECS = {
+    "untied": SPEC, "tied": TIED, "with attention biases": BIASED, "each head normed": HEADS_NORMED,
+    "all heads normed, norms after the blocks": OLMO2_LIKE, "stretched positions": STRETCHED,
+}  # fmt: skip
 
 
 def _params(spec):
@@ -31,11 +42,11 @@ def _params(spec):
 
 
 def _logits(params, spec, token_NT, **kw):
-    hidden, params = transformer.hidden_states(params, spec, token_NT, use_remat=kw.get("use_remat", False))
+    hidden, params = transformer.hidden_states(params, spec, token_NT, remat=kw.get("remat", "none"))
     return transformer.vocab_logits(params, spec, hidden)
 
 
-@pytest.mark.parametrize("spec", [SPEC, TIED, BIASED], ids=["untied", "tied", "with attention biases"])
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_logits_equal_a_slow_numpy_decoder(spec):
     tokens = [1, 5, 0, 12, 7, 7, 3]
     got_TV = _logits(_params(spec), spec, jnp.array([tokens]))[0]
@@ -50,13 +61,28 @@ def test_a_token_is_seen_by_later_places_only():
     assert (np.abs(before[4:] - after[4:]).max(axis=1) > 1e-4).all()
 
 
-def test_remat_changes_memory_not_gradients():
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_remat_does_not_change_gradients(remat):
     params, token_NT = _params(SPEC), jnp.array([[1, 5, 0, 12]])
 
-    def gradient(use_remat):
-        return jax.grad(lambda p: jnp.square(_logits(p, SPEC, token_NT, use_remat=use_remat)).sum())(params)
+    def gradient(remat):
+        return jax.grad(lambda p: jnp.square(_logits(p, SPEC, token_NT, remat=remat)).sum())(params)
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), gradient(True), gradient(False))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), gradient(remat), gradient("none"))
+
+
+def test_remat_keeps_less_of_each_layer():
+    spec = dataclasses.replace(SPEC, n_layers=24)
+    params = jax.eval_shape(functools.partial(initial_params, spec), jax.random.key(0))
+    token_NT = jnp.zeros((4, 64), jnp.int32)
+
+    def temporaries(remat):
+        gradient = jax.grad(lambda p: jnp.square(_logits(p, spec, token_NT, remat=remat)).sum())
+        return jax.jit(gradient).lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    none, dots, full = (temporaries(remat) for remat in ("none", "dots", "full"))
+    assert full < 0.8 * dots
+    assert dots < 0.8 * none
 
 
 def test_attention_of_one_visible_slot_is_its_value():

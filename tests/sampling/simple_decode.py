@@ -26,7 +26,7 @@ class _Loop(NamedTuple):
     length_N: jax.Array
 
 
-def build_simple_sampler(spec, *, n_rollouts, max_new_tokens, temperature, eos_id, pad_id, compute_dtype):
+def build_simple_sampler(spec, *, n_rollouts, max_new_tokens, temperature, eos_ids, pad_id, compute_dtype):
     """Returns a jitted function with the signature and result of `build_sampler`'s."""
 
     @jax.jit
@@ -51,7 +51,7 @@ def build_simple_sampler(spec, *, n_rollouts, max_new_tokens, temperature, eos_i
             return _Loop(
                 t + 1,
                 token_N,
-                loop.is_ended_N | (token_N == eos_id),
+                jnp.isin(token_N, jnp.array(eos_ids, jnp.int32)) | loop.is_ended_N,
                 caches,
                 loop.completion_NT.at[:, t].set(token_N),
                 loop.behavior_logprob_NT.at[:, t].set(logprob_N),

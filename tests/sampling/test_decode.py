@@ -29,10 +29,10 @@ LENGTH_P = jnp.array([4, 2, 3])
 EOS, PAD, T = 2, 0, 6
 
 
-def sampler(*, spec=SPEC, n_rollouts=3, temperature=1.0, max_new_tokens=T, eos_id=EOS, seed=1, bucket_tokens=T):
+def sampler(*, spec=SPEC, n_rollouts=3, temperature=1.0, max_new_tokens=T, eos_ids=(EOS,), seed=1, bucket_tokens=T):
     sample = build_sampler(
         spec, n_rollouts=n_rollouts, max_new_tokens=max_new_tokens, bucket_tokens=bucket_tokens,
-        temperature=temperature, eos_id=eos_id, pad_id=PAD, compute_dtype=jnp.float32,
+        temperature=temperature, eos_ids=eos_ids, pad_id=PAD, compute_dtype=jnp.float32,
     )  # fmt: skip
     return lambda *arguments: sample(*arguments, jax.random.key(seed))
 
@@ -42,7 +42,7 @@ ROLLOUTS = sampler()(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P)
 
 
 def full_logits(tokens, params=PARAMS, spec=SPEC):
-    hidden, params = transformer.hidden_states(params, spec, jnp.array([tokens]), use_remat=False)
+    hidden, params = transformer.hidden_states(params, spec, jnp.array([tokens]), remat="none")
     return np.asarray(transformer.vocab_logits(params, spec, hidden))[0]
 
 
@@ -55,7 +55,7 @@ def tokens_of(rollouts, p, r):
 def test_cached_decoding_equals_whole_forward_passes(params, spec):
     rollouts, n_checked = ROLLOUTS, 0
     if spec != SPEC:
-        rollouts = sampler(spec=spec, eos_id=-1)(params, PROMPT_PS, LENGTH_P, COUNTER_P)
+        rollouts = sampler(spec=spec, eos_ids=())(params, PROMPT_PS, LENGTH_P, COUNTER_P)
     for p in range(3):
         for r in range(3):
             prompt, completion = tokens_of(rollouts, p, r)
@@ -88,18 +88,44 @@ def test_a_rollout_ends_with_its_first_eos_and_pads_follow():
         assert (row[length:] == PAD).all()
 
 
+def test_any_of_several_eos_ends_a_rollout_and_is_its_last_token():
+    # 1 and 11 both occur in the committed draws: each rollout is cut after whichever comes first, EOS included
+    got = sampler(eos_ids=(1, 11))(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P)
+    free = np.asarray(sampler(eos_ids=())(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P).completion_PRT).reshape(9, T)
+    completion_NT, length_N = np.asarray(got.completion_PRT).reshape(9, T), np.asarray(got.completion_length_PR).ravel()
+    last = set()
+    for row, length, free_row in zip(completion_NT, length_N, free, strict=True):
+        places = [t for t, token in enumerate(free_row) if token in (1, 11)]
+        assert length == (places[0] + 1 if places else T)
+        assert list(row) == [*free_row[:length], *[PAD] * (T - length)]
+        last |= {int(row[length - 1])} if places else set()
+    assert last == {1, 11}
+
+
+def test_eos_may_be_the_pad():
+    # lengths alone say what is a token: the same rollouts as with another pad, but for what stands behind them
+    build = {"n_rollouts": 3, "max_new_tokens": T, "bucket_tokens": T, "temperature": 1.0, "compute_dtype": jnp.float32}
+    sample = build_sampler(SPEC, eos_ids=(EOS,), pad_id=EOS, **build)
+    got = sample(PARAMS, jnp.where(PROMPT_PS == PAD, EOS, PROMPT_PS), LENGTH_P, COUNTER_P, jax.random.key(1))
+    np.testing.assert_array_equal(got.completion_length_PR, ROLLOUTS.completion_length_PR)
+    np.testing.assert_allclose(got.behavior_logprob_PRT, ROLLOUTS.behavior_logprob_PRT, atol=1e-6)
+    is_token = np.arange(T)[None, None] < np.asarray(ROLLOUTS.completion_length_PR)[..., None]
+    committed_PRT = np.asarray(ROLLOUTS.completion_PRT)
+    np.testing.assert_array_equal(np.asarray(got.completion_PRT)[is_token], committed_PRT[is_token])
+
+
 def test_log_probabilities_are_zero_after_the_end():
     beyond = np.arange(T)[None, None] >= np.asarray(ROLLOUTS.completion_length_PR)[..., None]
     assert (np.asarray(ROLLOUTS.behavior_logprob_PRT)[beyond] == 0).all()
 
 
-@pytest.mark.parametrize(("eos_id", "n_steps"), [(None, T - 1), ("first", 0)])
-def test_the_loop_ends_with_the_last_rollout(eos_id, n_steps):
+@pytest.mark.parametrize(("is_first_eos", "n_steps"), [(False, T - 1), (True, 0)])
+def test_the_loop_ends_with_the_last_rollout(is_first_eos, n_steps):
     # greedy on one prompt: if the first token it emits is EOS, no decode step runs at all
-    first = int(sampler(temperature=0.0, n_rollouts=1, eos_id=-1)(
+    first = int(sampler(temperature=0.0, n_rollouts=1, eos_ids=())(
         PARAMS, PROMPT_PS[:1], LENGTH_P[:1], COUNTER_P[:1]).completion_PRT[0, 0, 0])  # fmt: skip
-    chosen = first if eos_id == "first" else -1
-    got = sampler(temperature=0.0, n_rollouts=1, eos_id=chosen)(PARAMS, PROMPT_PS[:1], LENGTH_P[:1], COUNTER_P[:1])
+    chosen = (first,) if is_first_eos else ()
+    got = sampler(temperature=0.0, n_rollouts=1, eos_ids=chosen)(PARAMS, PROMPT_PS[:1], LENGTH_P[:1], COUNTER_P[:1])
     assert int(got.n_decode_steps) == n_steps
 
 
@@ -139,10 +165,10 @@ def test_the_committed_rollouts_come_out_on_any_layout():
     np.testing.assert_array_equal(ROLLOUTS.completion_PRT, golden)
 
 
-def simple_rollouts(*, temperature=1.0, eos_id=EOS, n_rollouts=3, max_new_tokens=T):
+def simple_rollouts(*, temperature=1.0, eos_ids=(EOS,), n_rollouts=3, max_new_tokens=T):
     sample = build_simple_sampler(
-        SPEC, n_rollouts=n_rollouts, max_new_tokens=max_new_tokens, temperature=temperature, eos_id=eos_id, pad_id=PAD,
-        compute_dtype=jnp.float32,
+        SPEC, n_rollouts=n_rollouts, max_new_tokens=max_new_tokens, temperature=temperature, eos_ids=eos_ids,
+        pad_id=PAD, compute_dtype=jnp.float32,
     )  # fmt: skip
     return sample(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P, jax.random.key(1))
 
@@ -159,18 +185,18 @@ def assert_same_rollouts(got, simple):
 
 @pytest.mark.parametrize(("temperature", "bucket_tokens"), [(1.0, 2), (1.0, 5), (1.0, 17), (0.6, 100), (0.0, 4)])
 def test_a_shared_prompt_and_growing_caches_change_nothing(temperature, bucket_tokens):
-    got = sampler(temperature=temperature, max_new_tokens=17, eos_id=-1, bucket_tokens=bucket_tokens)(
+    got = sampler(temperature=temperature, max_new_tokens=17, eos_ids=(), bucket_tokens=bucket_tokens)(
         PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P
     )
-    assert_same_rollouts(got, simple_rollouts(temperature=temperature, max_new_tokens=17, eos_id=-1))
+    assert_same_rollouts(got, simple_rollouts(temperature=temperature, max_new_tokens=17, eos_ids=()))
 
 
 def test_arrays_stop_growing_once_every_rollout_has_ended():
     likely = 11  # as an end
-    simple = simple_rollouts(max_new_tokens=40, eos_id=likely)
+    simple = simple_rollouts(max_new_tokens=40, eos_ids=(likely,))
     longest = int(simple.completion_length_PR.max())
     assert 4 < longest <= 32
-    got = sampler(max_new_tokens=40, bucket_tokens=2, eos_id=likely)(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P)
+    got = sampler(max_new_tokens=40, bucket_tokens=2, eos_ids=(likely,))(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P)
     assert got.completion_PRT.shape[2] == next(w for w in (2, 4, 8, 16, 32) if w >= longest)
     assert_same_rollouts(got, simple)
 
@@ -183,7 +209,7 @@ def test_one_token_at_most_is_a_rollout_too():
 def test_a_prompt_is_kept_once_and_what_is_full_is_not_kept_twice():
     # bytes that go into and out of the programs: no cache has a rollout's copy of the prompt's slots
     decoder = build_decoder(
-        SPEC, n_rollouts=3, widths=(4, 8), temperature=1.0, eos_id=-1, pad_id=PAD, compute_dtype=jnp.float32
+        SPEC, n_rollouts=3, widths=(4, 8), temperature=1.0, eos_ids=(), pad_id=PAD, compute_dtype=jnp.float32
     )
     context, state = decoder.start(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P, jax.random.key(1))
     N, G, K, S = 9, 2, 4, 4
@@ -196,7 +222,7 @@ def test_a_prompt_is_kept_once_and_what_is_full_is_not_kept_twice():
 
 
 def test_another_bucket_compiles_once():
-    sample, n_before = sampler(max_new_tokens=16, eos_id=-1, bucket_tokens=4), compile_count()
+    sample, n_before = sampler(max_new_tokens=16, eos_ids=(), bucket_tokens=4), compile_count()
     sample(PARAMS, PROMPT_PS, LENGTH_P, COUNTER_P)
     n_first = compile_count() - n_before
     assert n_first >= 3  # widths 4, 8 and 16

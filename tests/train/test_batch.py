@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "algo"))
+sys.path.insert(0, str(Path(__file__).parent))
+from meshes import mesh_of
 from slow_advantages import slow_advantages
 
 from rlvr_jax.algo.advantages import ADVANTAGE_KINDS
@@ -22,7 +24,6 @@ from rlvr_jax.train.batch import (
     with_advantages,
 )
 from rlvr_jax.train.collect import Collection
-from rlvr_jax.train.placement import build_mesh
 
 REWARD_PR = np.array([[1, 0, 0], [0, 0, 0], [0, 1, 1], [np.nan] * 3], np.float32)
 PENALTY_PR = np.array([[0, 0, 0], [0, 0, 0], [-0.5, -0.5, 0], [-1, 0, 0]], np.float32)
@@ -101,7 +102,7 @@ def test_a_batch_holds_the_arrays_of_its_collection(collection):
 @pytest.mark.parametrize("data", [1, 2])
 def test_micro_batches_are_whole_groups_in_order(collection, data):
     batch = batch_without_advantages(collection)
-    cut = in_microbatches(batch, build_mesh(data=data), microbatch_prompts=2)
+    cut = in_microbatches(batch, mesh_of(data), microbatch_prompts=2)
     assert cut.completion_PRT.shape == (2, 2, R, T)
     assert cut.prompt_length_P.shape == (2, 2)
     jax.tree.map(lambda leaf, rows: np.testing.assert_array_equal(rows.reshape(leaf.shape), leaf), batch, cut)

@@ -12,10 +12,14 @@ from rlvr_jax.train.validate import validate
 DATA = {
     "n_train": 48,
     "n_heldout": 20,
+    "n_left_out": (0, 0),
+    "n_long_prompts": 0,
     "longest_prompt_tokens": 7,
     "longest_completion_tokens": 4,
+    "max_positions": None,
     "n_devices": 1,
     "n_parameters": 1_000,
+    "n_trained_parameters": 250,
 }
 
 
@@ -61,16 +65,20 @@ def test_every_number_of_a_plan():
         "total_rollouts": 96,  # 3 * 32
         "n_train": 48,
         "n_heldout": 20,
+        "n_train_left_out": 0,
+        "n_heldout_left_out": 0,
         "passes_over_data": 0.5,  # 24 / 48
         "max_prompt_tokens": 7,
         "max_new_tokens": 4,
         "max_step_tokens": 352,  # 32 * (7 + 4)
         "n_devices": 1,
+        "n_shards": 1,
         # steps end after updates 4, 8, 12: 5 falls into the second, 10 into the third; and the start
         "n_evaluations": 3,
         # steps begin after updates 0, 4, 8: 0 is due at the first, 6 at the third
         "n_noise_measurements": 2,
         "n_parameters": 1_000,
+        "n_trained_parameters": 250,
     }
 
 
@@ -106,12 +114,33 @@ def test_more_evaluation_problems_than_heldout_ones_are_refused():
     assert batch_plan(split_config(), **(DATA | {"n_heldout": 16})).n_heldout == 16
 
 
-def test_a_prompt_length_shorter_than_the_longest_prompt_is_refused():
+def test_prompts_longer_than_the_limit_are_counted_and_refused():
     config = split_config()
     config.sampling.max_prompt_tokens = 6
-    (problem,) = problems_of(config)
-    assert "sampling.max_prompt_tokens=6 is shorter than the longest prompt" in problem
-    assert "7 tokens; use that, or 0 for automatic" in problem
+    (problem,) = problems_of(config, n_long_prompts=5)
+    # 48 training and 20 held-out problems; the longest has 7 tokens
+    assert "sampling.max_prompt_tokens=6 is exceeded by 5 of the 68 prompts" in problem
+    assert "the longest has 7 tokens; use 7, or 0 for automatic, or sampling.long_prompts='leave_out'" in problem
+
+
+def test_problems_that_are_left_out_are_shown():
+    config = split_config()
+    config.sampling.max_prompt_tokens = 7
+    plan = batch_plan(config, **(DATA | {"n_left_out": (5, 2)}))
+    assert (plan.n_train, plan.n_train_left_out, plan.n_heldout_left_out) == (48, 5, 2)
+    (row,) = [line for line in plan_table(plan).splitlines() if "left out" in line]
+    assert " ".join(row.split()) == "left out 7 prompts over 7 tokens: 5 training problems, 2 held out"
+    assert "left out" not in plan_table(batch_plan(config, **DATA))
+
+
+def test_rollouts_beyond_the_positions_of_the_model_are_refused():
+    assert batch_plan(split_config(), **(DATA | {"max_positions": 11})).max_step_tokens == 32 * 11  # 7 + 4 fit
+    (problem,) = problems_of(split_config(), max_positions=10)
+    assert "prompts of up to 7 tokens and sampling.max_new_tokens=4 make 11, more than the 10 positions" in problem
+    # 10 - 7 tokens are left for a completion, 10 - 4 for a prompt
+    assert "use sampling.max_new_tokens=3 or less, or sampling.max_prompt_tokens=6 with" in problem
+    (problem,) = problems_of(split_config(), max_positions=4)
+    assert problem.endswith("use fewer of both")
 
 
 def test_devices_that_do_not_divide_a_backward_pass_are_refused():
@@ -150,7 +179,7 @@ def test_the_micro_batch_that_a_message_names_does_work():
 def test_all_that_does_not_fit_is_said_at_once():
     config = split_config()
     config.sampling.max_prompt_tokens = 6
-    devices, *others = problems_of(config, n_devices=3, n_train=7, n_heldout=15)
+    devices, *others = problems_of(config, n_devices=3, n_train=7, n_heldout=15, n_long_prompts=1)
     assert devices.startswith("3 devices cannot share the 2 prompts")
     named = [problem.split("=")[0] for problem in others]
     assert named == ["batch.n_prompts", "eval.n_problems", "sampling.max_prompt_tokens"]
@@ -226,9 +255,15 @@ def test_many_passes_over_the_data_are_warned_about():
         ("evaluations", "3", "the start included"),
         ("noise measurements", "2", ""),
         ("parameters", "1000", ""),
+        ("parameters trained", "250", "25%, in an adapter"),
     ],
 )
 def test_the_table_has_a_line_for_each_quantity(line_of, number, how):
     lines = plan_table(batch_plan(split_config(), **DATA)).splitlines()
     (line,) = [line for line in lines if line.strip().startswith(line_of + "  ")]
     assert line.split() == f"{line_of} {number} {how}".split()
+
+
+def test_without_an_adapter_all_parameters_are_trained():
+    lines = plan_table(batch_plan(split_config(), **(DATA | {"n_trained_parameters": 1_000}))).splitlines()
+    assert lines[-1].split() == ["parameters", "trained", "1000", "all"]

@@ -1,11 +1,16 @@
 """What becomes of rollouts on the host: texts, grades, penalties, what is kept, what teaches anything."""
 
 import dataclasses
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from meshes import mesh_of
 
 from rlvr_jax.models.tokenizer import CharTokenizer
 from rlvr_jax.sampling.rollout import Rollouts
@@ -13,7 +18,6 @@ from rlvr_jax.tasks.arithmetic import DigitArithmetic
 from rlvr_jax.tasks.problem import Grades
 from rlvr_jax.train.collect import collected, prompts_of_step, sample_prompts, with_penalty
 from rlvr_jax.train.config import AlgoConfig
-from rlvr_jax.train.placement import build_mesh
 
 TASK, TOKENIZER = DigitArithmetic(operators="+", operand_min=0, operand_max=9), CharTokenizer()
 PROBLEMS = [TASK.train_problem(i) for i in range(2)]
@@ -30,7 +34,7 @@ def rollouts(texts):
         prompt_length_P=jnp.full(len(texts), 7),
         completion_PRT=jnp.asarray(padded),
         completion_length_PR=jnp.asarray([[len(row) for row in rows] for rows in tokens]),
-        is_truncated_PR=jnp.asarray([[row[-1] != TOKENIZER.eos_id for row in rows] for rows in tokens]),
+        is_truncated_PR=jnp.asarray([[row[-1] not in TOKENIZER.eos_ids for row in rows] for rows in tokens]),
         behavior_logprob_PRT=jnp.zeros(padded.shape),
         n_decode_steps=jnp.int32(3),
     )
@@ -184,7 +188,7 @@ def sampler_arguments(*args):
 )
 def test_prompts_stand_in_the_narrowest_bucket_that_holds_them(bucket_tokens, max_prompt_tokens, width):
     params, prompt_PS, length_P, counter_P, key = sample_prompts(
-        sampler_arguments, {"w": 1}, PROBLEMS, range(40, 42), jax.random.key(3), TOKENIZER, build_mesh(data=1),
+        sampler_arguments, {"w": 1}, PROBLEMS, range(40, 42), jax.random.key(3), TOKENIZER, mesh_of(1),
         max_prompt_tokens=max_prompt_tokens, bucket_tokens=bucket_tokens,
     )  # fmt: skip
     encoded = [TOKENIZER.encode_prompt(problem.prompt) for problem in PROBLEMS]  # <bos> and 6 characters
@@ -198,6 +202,6 @@ def test_prompts_stand_in_the_narrowest_bucket_that_holds_them(bucket_tokens, ma
 def test_a_prompt_that_is_too_long_is_never_cut():
     with pytest.raises(ValueError, match=r"7\.\.7 tokens do not lie in 1\.\.6"):
         sample_prompts(
-            sampler_arguments, {}, PROBLEMS, range(2), jax.random.key(3), TOKENIZER, build_mesh(data=1),
+            sampler_arguments, {}, PROBLEMS, range(2), jax.random.key(3), TOKENIZER, mesh_of(1),
             max_prompt_tokens=6, bucket_tokens=4,
         )  # fmt: skip

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "algo"))
 from slow_loss import random_tokens, slow_logprobs, slow_loss, with_policies
 
 from rlvr_jax.algo.averaging import AVERAGING_KINDS
+from rlvr_jax.models.chunked_head import ALL_AT_ONCE
 from rlvr_jax.models.spec import ModelSpec, initial_params
 from rlvr_jax.train.config import AlgoConfig
 from rlvr_jax.train.loss import build_loss, build_rollout_logprobs, is_trained_token
@@ -95,7 +96,11 @@ def slopes(tokens):
 @pytest.fixture(scope="module")
 def model_logprobs():
     """The trainer's pass. Jitted by itself: what differs between the tests is cheap enough to run op by op."""
-    return jax.jit(build_rollout_logprobs(SPEC, temperature=TEMPERATURE, compute_dtype=jnp.float32, use_remat=False))
+    return jax.jit(
+        build_rollout_logprobs(
+            SPEC, temperature=TEMPERATURE, compute_dtype=jnp.float32, remat="none", head_plan=ALL_AT_ONCE
+        )
+    )
 
 
 def make_batch(tokens, policy, algo, *, has_old, is_kept_PR):

@@ -12,6 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 sys.path.insert(0, str(Path(__file__).parent))
+from meshes import layout_of, mesh_of
 from slow_noise import slow_group_gradients, slow_left_out, slow_naive, slow_scale, slow_split
 from slow_scores import gram
 from toy_policy import PARTS, flat_by_part, joined, toy_batch, toy_logprobs, toy_params, toy_slopes, with_reference
@@ -31,7 +32,7 @@ from rlvr_jax.train.measure_noise import (
     measured_rollouts,
 )
 from rlvr_jax.train.noise_pass import build_noise_pass
-from rlvr_jax.train.placement import build_mesh, replicated
+from rlvr_jax.train.placement import replicated
 from rlvr_jax.train.state import initial_state
 
 P, R, B2, EPS = 8, 4, 0.9, 1e-3
@@ -56,18 +57,18 @@ def some_state():
 def measurement(algo="bare", *, n_prompts=P, n_rollouts=R, data=1, **noise):
     """Jitted, of the policy at a state; compiled once for all batches of one shape."""
     noise = {"optimizer_metric": True, "sketch_width": 20_000, "keep_sketches": True} | noise
-    noise, mesh = NoiseConfig(**noise), build_mesh(data=data)
+    noise, mesh = NoiseConfig(**noise), mesh_of(data)
     noise_pass = build_noise_pass(
         toy_logprobs, build_loss_of_logprobs(ALGOS[algo], max_new_tokens=3), ALGOS[algo], noise,
         n_rollouts=n_rollouts, n_shards=data, lora=None, decomposes=n_rollouts >= 4, shares_backward=False,
     )  # fmt: skip
     optimizer = OptimizerConfig(b2=B2, eps=EPS)
     measuring = build_measuring(noise_pass, noise, optimizer, n_prompts=n_prompts, n_rollouts=n_rollouts)
-    return build_noise_measurement(measuring, mesh)
+    return build_noise_measurement(measuring, layout_of(mesh))
 
 
 def measured(batch, *options, microbatch_prompts=None, data=1, state=None, **more):
-    mesh = build_mesh(data=data)
+    mesh = mesh_of(data)
     n_prompts, n_rollouts = batch.is_kept_PR.shape
     measure = measurement(*options, n_prompts=n_prompts, n_rollouts=n_rollouts, data=data, **more)
     placed = in_microbatches(batch, mesh, microbatch_prompts=microbatch_prompts or n_prompts)
@@ -237,9 +238,9 @@ def test_a_rollout_whose_gradient_is_not_finite_is_named_and_stays_out_of_the_av
         n_rollouts=R, n_shards=1, lora=None, decomposes=True, shares_backward=False,
     )  # fmt: skip
     measuring = build_measuring(noise_pass, noise, OptimizerConfig(), n_prompts=P, n_rollouts=R)
-    mesh = build_mesh(data=1)
-    after, metrics, arrays = build_noise_measurement(measuring, mesh)(
-        state.replace(params=params), in_microbatches(bad, mesh, microbatch_prompts=P)
+    mesh = mesh_of(1)
+    after, metrics, arrays = build_noise_measurement(measuring, layout_of(mesh))(
+        state.replace(params=params), None, in_microbatches(bad, mesh, microbatch_prompts=P)
     )
     np.testing.assert_array_equal(np.argwhere(~np.asarray(arrays.is_finite_PR)), [[5, 2]])
     assert int(metrics["gns/nonfinite_rollouts"]) == 1
@@ -280,6 +281,15 @@ def test_without_momentum_the_metric_times_a_gradient_is_adams_step():
         state = state.replace(n_updates=state.n_updates + 1, opt_state=opt_state)
         metric = adam_metric(state, b2=B2, eps=EPS)
         np.testing.assert_allclose(-metric["x"] * jnp.array(gradient), step["x"], rtol=1e-5)
+
+
+def test_the_metric_is_zero_where_no_gradient_ever_was():
+    # 1 / EPS there would drown the rest as soon as there is one; Adam divides by the v that holds it already
+    optimizer, params = optax.adam(1.0, b2=B2), {"x": jnp.zeros(2)}
+    state = initial_state(params, optimizer)
+    _, opt_state = optimizer.update({"x": jnp.array([0.3, 0.0])}, state.opt_state)
+    metric = adam_metric(state.replace(n_updates=jnp.int32(1), opt_state=opt_state), b2=B2, eps=EPS)
+    np.testing.assert_allclose(metric["x"], [1 / (0.3 + EPS), 0.0], rtol=1e-5)  # v / (1 - B2) = 0.09
 
 
 @pytest.mark.parametrize("optimizer_metric", [False, True])

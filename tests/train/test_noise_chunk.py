@@ -10,6 +10,7 @@ import optax
 import pytest
 from slow_noise import slow_scale, slow_split
 
+from rlvr_jax.models.chunked_head import ALL_AT_ONCE
 from rlvr_jax.tasks.arithmetic import DigitArithmetic
 from rlvr_jax.train import config as c
 from rlvr_jax.train import noise_chunk
@@ -118,7 +119,9 @@ def assert_same(got, expected):
 
 def logprobs_of(config):
     parts = assemble(config)
-    return build_rollout_logprobs(parts.spec, temperature=1.0, compute_dtype=jnp.float32, use_remat=False)
+    return build_rollout_logprobs(
+        parts.spec, temperature=1.0, compute_dtype=jnp.float32, remat="none", head_plan=ALL_AT_ONCE
+    )
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from rlvr_jax.models.chunked_head import ALL_AT_ONCE
 from rlvr_jax.models.spec import initial_params
 from rlvr_jax.train import programs as programs_module
 from rlvr_jax.train.assemble import assemble
@@ -74,7 +75,9 @@ def drawn_batch(config, params):
 
 def test_one_step_equals_its_parts_with_the_settings_written_out(drawn, tiny_params):
     parts, programs, _, batch = drawn
-    logprobs = build_rollout_logprobs(parts.spec, temperature=0.7, compute_dtype=jnp.float32, use_remat=False)
+    logprobs = build_rollout_logprobs(
+        parts.spec, temperature=0.7, compute_dtype=jnp.float32, remat="none", head_plan=ALL_AT_ONCE
+    )
     algo = AlgoConfig(
         clip_low=0.01, clip_high=0.05, dual_clip=1.2, ratio="sequence", kl_coef=0.2, kl_estimator="k2",
         entropy_coef=0.05, importance_cap=1.05, averaging="sequence",
@@ -120,14 +123,16 @@ def test_the_sampler_draws_at_the_temperature_the_trainer_assumes(drawn, tiny_pa
     logprob = np.asarray(programs.logprob_pass(tiny_params, batch))
     is_token = np.arange(4) < np.asarray(batch.completion_length_PR)[..., None]
     np.testing.assert_allclose(logprob[is_token], np.asarray(batch.behavior_logprob_PRT)[is_token], atol=1e-5)
-    at_one = build_rollout_logprobs(parts.spec, temperature=1.0, compute_dtype=jnp.float32, use_remat=False)
+    at_one = build_rollout_logprobs(
+        parts.spec, temperature=1.0, compute_dtype=jnp.float32, remat="none", head_plan=ALL_AT_ONCE
+    )
     hotter = np.asarray(at_one(tiny_params, jax.tree.map(lambda leaf: leaf[0], batch))[0])
     assert np.abs(hotter - logprob[0])[is_token[0]].max() > 1e-2
 
 
 @pytest.mark.parametrize("kl_coef", [0.0, 0.1])
 def test_half_precision_remat_and_a_tied_head_train(tiny_config, kl_coef):
-    tiny_config.model.compute_dtype, tiny_config.model.use_remat = "bfloat16", True
+    tiny_config.model.compute_dtype, tiny_config.model.remat = "bfloat16", "full"
     tiny_config.model.has_tied_head, tiny_config.algo.kl_coef = True, kl_coef
     params = initial_params(assemble(tiny_config).spec, jax.random.key(0))
     _, programs, _, batch = drawn_batch(tiny_config, params)
@@ -201,13 +206,13 @@ def test_the_noise_is_measured_with_the_settings_of_the_run(tiny_config, monkeyp
     build_programs(config, parts := assemble(config))
     (logprobs, _, algo, noise), options = built["build_noise_pass"]
     assert (algo, noise) == (config.algo, config.noise)
-    assert options == {"n_rollouts": 5, "n_shards": 2, "decomposes": True, "shares_backward": False}
+    assert options == {"n_rollouts": 5, "n_shards": 2, "lora": None, "decomposes": True, "shares_backward": False}
     assert built["build_rollout_logprobs"][1]["temperature"] == config.sampling.temperature
     assert logprobs.__qualname__.startswith("build_rollout_logprobs")
     assert built["build_loss_of_logprobs"] == ((config.algo,), {"max_new_tokens": 11})
     (_, noise, optimizer), options = built["build_measuring"]
     assert (noise, optimizer, options) == (config.noise, config.optimizer, {"n_prompts": 16, "n_rollouts": 5})
-    assert built["measurement"][1] == parts.mesh
+    assert built["measurement"][1] == parts.layout
 
 
 def test_no_noise_is_measured_unless_asked_for(tiny_config):

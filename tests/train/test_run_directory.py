@@ -9,12 +9,14 @@ import jax
 import pytest
 
 from rlvr_jax.train.batch_plan import batch_plan
-from rlvr_jax.train.config import ConfigError, flat_fields, set_field
+from rlvr_jax.train.config import ConfigError, PlacementConfig, flat_fields, set_field
 from rlvr_jax.train.run_directory import (
     FINISHED,
+    MEMORY_FIELDS,
     RUNNING,
     RunDirectoryError,
     check_same_config,
+    is_placement_changed,
     locked,
     read_run,
     write_run,
@@ -23,7 +25,8 @@ from rlvr_jax.train.run_directory import (
 
 def plan_of(config):
     data = {"n_train": 400, "n_heldout": 40, "longest_prompt_tokens": 7, "longest_completion_tokens": 4}
-    return batch_plan(config, **data, n_devices=1, n_parameters=1_000)
+    data |= {"n_left_out": (0, 0), "n_long_prompts": 0, "max_positions": None}
+    return batch_plan(config, **data, n_devices=1, n_parameters=1_000, n_trained_parameters=1_000)
 
 
 def started_with(config, folder):
@@ -107,10 +110,18 @@ def test_the_same_config_is_taken_up_again(tmp_path, tiny_config):
     assert differences(tiny_config, started_with(tiny_config, tmp_path)) == []  # though tuples came back as lists
 
 
+def test_devices_may_be_arranged_in_another_way(tmp_path, tiny_config):
+    run = started_with(tiny_config, tmp_path)
+    assert not is_placement_changed(tiny_config, run)
+    tiny_config.placement = PlacementConfig(data=2, fsdp=2, tensor=2)
+    assert differences(tiny_config, run) == []
+    assert is_placement_changed(tiny_config, run)
+
+
 def test_every_changed_field_is_named_with_both_values(tmp_path, tiny_config):
     run = started_with(tiny_config, tmp_path)
     for path, old in flat_fields(tiny_config).items():
-        if path == "n_updates":
+        if path == "n_updates" or path.startswith("placement.") or path in MEMORY_FIELDS:
             continue
         new = (*old, 9) if isinstance(old, tuple) else "changed"
         old_json, new_json = (list(v) if isinstance(v, tuple) else v for v in (old, new))

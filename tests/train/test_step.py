@@ -16,20 +16,22 @@ from slow_loss import random_tokens, slow_logprobs, slow_loss, with_policies
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 sys.path.insert(0, str(Path(__file__).parent))
+from meshes import layout_of, mesh_of
 from slow_noise import slow_group_gradients, slow_scale
 from slow_scores import gram
 from toy_policy import joined, toy_batch, toy_logprobs, toy_params, toy_slopes, with_reference
 
 from rlvr_jax.algo.advantages import ADVANTAGE_KINDS
 from rlvr_jax.algo.averaging import AVERAGING_KINDS
-from rlvr_jax.models.spec import ModelSpec, initial_params, parameter_count
+from rlvr_jax.models.chunked_head import ALL_AT_ONCE
+from rlvr_jax.models.spec import ModelSpec, initial_params, parameter_count, parameter_table
 from rlvr_jax.train.batch import build_advantages, in_microbatches
 from rlvr_jax.train.config import AlgoConfig, NoiseConfig, OptimizerConfig
 from rlvr_jax.train.loss import LossTerms, build_loss, build_loss_of_logprobs, build_rollout_logprobs
 from rlvr_jax.train.measure_noise import build_measuring
 from rlvr_jax.train.noise_pass import build_noise_pass, can_share_backward
 from rlvr_jax.train.optimizer import adamw, learning_rate
-from rlvr_jax.train.placement import build_mesh, replicated
+from rlvr_jax.train.placement import replicated
 from rlvr_jax.train.state import initial_state
 from rlvr_jax.train.step import build_logprob_pass, build_train_step
 
@@ -184,13 +186,18 @@ def test_golden_steps(preset, tokens_of_updates, first_jacobians):
     batches = golden_batches(algo, tokens_of_updates, has_old=has_old)
     slow = SlowUpdates(algo, clip_norm)
 
-    mesh = build_mesh(data=1)
+    mesh = mesh_of(1)
     schedule = learning_rate(peak_lr=PEAK_LR, warmup_updates=2, schedule="constant", decay_updates=10)
-    optimizer = adamw(SPEC, schedule, b1=B1, b2=B2, eps=EPS, weight_decay=WEIGHT_DECAY, clip_norm=clip_norm)
-    logprobs = build_rollout_logprobs(SPEC, temperature=TEMPERATURE, compute_dtype=jnp.float32, use_remat=False)
+    optimizer = adamw(
+        parameter_table(SPEC), schedule, b1=B1, b2=B2, eps=EPS, momentum_dtype="float32",
+        weight_decay=WEIGHT_DECAY, clip_norm=clip_norm,
+    )  # fmt: skip
+    logprobs = build_rollout_logprobs(
+        SPEC, temperature=TEMPERATURE, compute_dtype=jnp.float32, remat="none", head_plan=ALL_AT_ONCE
+    )
     loss = build_loss(logprobs, algo, max_new_tokens=MAX_NEW_TOKENS)
     step = build_train_step(
-        loss, optimizer, schedule, mesh, clip_norm=clip_norm, freezes=True, lora=None, measuring=None
+        loss, optimizer, schedule, layout_of(mesh), clip_norm=clip_norm, freezes=True, lora=None, measuring=None
     )
     state = jax.device_put(initial_state(PARAMS, optimizer), replicated(mesh))
     advantages = build_advantages(algo)
@@ -252,10 +259,11 @@ def table_batch(*, has_old=True, has_reference=False, is_kept_PR=KEPT_PR):
 
 def gradient_and_metrics(algo, batch, *, microbatch_prompts, data=1, logprobs=table_logprobs, params=TABLE):
     """By an update that is minus the gradient."""
-    optimizer, mesh = optax.sgd(1.0), build_mesh(data=data)
+    optimizer, mesh = optax.sgd(1.0), mesh_of(data)
     loss = build_loss(logprobs, algo, max_new_tokens=MAX_NEW_TOKENS)
     step = build_train_step(
-        loss, optimizer, optax.constant_schedule(1.0), mesh, clip_norm=0.0, freezes=True, lora=None, measuring=None
+        loss, optimizer, optax.constant_schedule(1.0), layout_of(mesh),
+        clip_norm=0.0, freezes=True, lora=None, measuring=None,
     )
     state = jax.device_put(initial_state(params, optimizer), replicated(mesh))
     state, metrics, _ = step(state, None, in_microbatches(batch, mesh, microbatch_prompts=microbatch_prompts))
@@ -306,7 +314,9 @@ def test_rollouts_that_are_not_kept_might_as_well_not_be_there(averaging):
 
 def test_an_update_does_not_depend_on_the_number_of_devices():
     assert jax.device_count() == 8
-    logprobs = build_rollout_logprobs(SPEC, temperature=TEMPERATURE, compute_dtype=jnp.float32, use_remat=False)
+    logprobs = build_rollout_logprobs(
+        SPEC, temperature=TEMPERATURE, compute_dtype=jnp.float32, remat="none", head_plan=ALL_AT_ONCE
+    )
     tokens = random_tokens(np.random.default_rng(0), P=P, R=R, S=2, T=T, vocab_size=5).replace(is_kept_PR=KEPT_PR)
     logprob_PRT, _ = slow_logprobs(PARAMS, SPEC, tokens, temperature=TEMPERATURE)
     batch = with_policies(np.random.default_rng(1), tokens, logprob_PRT, has_old=True, has_reference=True)
@@ -327,12 +337,14 @@ def adam_steps():
     loss = build_loss(table_logprobs, AlgoConfig(averaging="token"), max_new_tokens=MAX_NEW_TOKENS)
     schedule, options = optax.constant_schedule(0.1), {"clip_norm": 0.0, "measuring": None}
     steps = {
-        freezes: build_train_step(loss, optimizer, schedule, build_mesh(data=1), **options, freezes=freezes, lora=None)
+        freezes: build_train_step(
+            loss, optimizer, schedule, layout_of(mesh_of(1)), **options, freezes=freezes, lora=None
+        )
         for freezes in (True, False)
     }
 
     def run(freezes, batches):
-        mesh = build_mesh(data=1)
+        mesh = mesh_of(1)
         state = jax.device_put(initial_state(TABLE, optimizer), replicated(mesh))
         states, metrics = [], []
         for batch in batches:
@@ -396,8 +408,8 @@ def test_a_loss_or_a_gradient_that_is_not_finite_is_enough(loss_of, freezes):
         return value, LossTerms({"weight": jnp.ones(()), "tokens": jnp.ones(()), "loss/total": value}, {})
 
     step = build_train_step(
-        loss, optax.sgd(1.0), optax.constant_schedule(1.0), build_mesh(data=1), clip_norm=0.0, freezes=freezes,
-        measuring=None,
+        loss, optax.sgd(1.0), optax.constant_schedule(1.0), layout_of(mesh_of(1)), clip_norm=0.0, freezes=freezes,
+        lora=None, measuring=None,
     )  # fmt: skip
     state, metrics, _ = step(initial_state({"x": jnp.zeros(())}, optax.sgd(1.0)), None, jnp.zeros((1, 1)))
     assert not bool(metrics["is_applied"])
@@ -426,7 +438,7 @@ def test_zero_advantages_give_exactly_no_update(adam_steps):
 
 
 def test_the_log_probability_pass_keeps_micro_batches_apart():
-    batch, mesh = table_batch(), build_mesh(data=1)
+    batch, mesh = table_batch(), mesh_of(1)
     got_MNRT = build_logprob_pass(table_logprobs)(TABLE, in_microbatches(batch, mesh, microbatch_prompts=2))
     assert got_MNRT.shape == (4, 2, R, T)
     np.testing.assert_allclose(got_MNRT.reshape(P, R, T), table_logprobs(TABLE, batch)[0], rtol=1e-6)
@@ -462,7 +474,7 @@ def toy_steps():
     def of_case(case):
         if case not in built:
             options, settings, microbatch_prompts, data = SHARED[case]
-            algo, noise, mesh = AlgoConfig(**options), NoiseConfig(sketch_width=64, **settings), build_mesh(data=data)
+            algo, noise, mesh = AlgoConfig(**options), NoiseConfig(sketch_width=64, **settings), mesh_of(data)
             assert can_share_backward(algo, updates_per_step=1, decomposes=noise.decompose)
             noise_pass = build_noise_pass(
                 toy_logprobs, build_loss_of_logprobs(algo, max_new_tokens=5), algo, noise, n_rollouts=NOISE_R,
@@ -474,7 +486,7 @@ def toy_steps():
             steps = [
                 build_train_step(
                     build_loss(toy_logprobs, algo, max_new_tokens=5), optax.sgd(1.0), optax.constant_schedule(1.0),
-                    mesh, clip_norm=0.0, freezes=True, lora=None, measuring=each,
+                    layout_of(mesh), clip_norm=0.0, freezes=True, lora=None, measuring=each,
                 )
                 for each in (None, measuring)
             ]  # fmt: skip

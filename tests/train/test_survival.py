@@ -6,6 +6,7 @@ import errno
 import json
 import signal
 
+import jax
 import numpy as np
 import pytest
 from rows_of_run import exact_rows
@@ -15,6 +16,7 @@ from rlvr_jax.train import learner as learner_module
 from rlvr_jax.train import log as log_module
 from rlvr_jax.train import run as run_module
 from rlvr_jax.train import sinks as sinks_module
+from rlvr_jax.train.config import ConfigError
 from rlvr_jax.train.learner import RewardError
 from rlvr_jax.train.stop import Stopped, StopRequest
 
@@ -82,6 +84,32 @@ def test_after_a_passing_fault_the_run_goes_on_as_if_it_had_not_been(
     monkeypatch.undo()
     assert start(config, tmp_path) == "finished"
     assert exact_rows(tmp_path) == exact_rows(finished)
+
+
+def test_a_device_without_memory_stops_the_run_with_the_plan_and_what_was_saved(
+    tmp_path, finished, module_config, start, monkeypatch
+):
+    update, n_calls = learner_module.Learner.update, []
+
+    def exhausted_at_update_4(self, *arguments):
+        n_calls.append(1)
+        if len(n_calls) == 4:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+        return update(self, *arguments)
+
+    monkeypatch.setattr(learner_module.Learner, "update", exhausted_at_update_4)
+    with pytest.raises(ConfigError, match=r"up to update 2 saved, ran out of .*RESOURCE_EXHAUSTED.*microbatch") as caught:
+        start(module_config, tmp_path)
+    assert "backward pass" in str(caught.value)  # the plan's table
+    assert json.loads((tmp_path / "run.json").read_text())["out_of_memory_after_update"] == 3
+    monkeypatch.undo()
+    config = copy.deepcopy(module_config)
+    config.batch.microbatch_prompts, config.model.logprob_chunk_mib = 4, 1  # what the message asks for may change
+    config.noise.chunk_mib = 1
+    assert start(config, tmp_path) == "finished"
+    rows, expected = exact_rows(tmp_path), exact_rows(finished)
+    assert [row["update"] for row in rows] == [row["update"] for row in expected]
+    assert rows[:2] == expected[:2]
 
 
 def test_without_a_schedule_of_checkpoints_the_last_update_is_still_saved(tmp_path, finished, module_config, start):

@@ -7,7 +7,12 @@ import pytest
 from rlvr_jax.models.tokenizer import CharTokenizer
 from rlvr_jax.train.assemble import assemble
 from rlvr_jax.train.config import set_field
-from rlvr_jax.train.warmstart import demonstrations, load_params, save_params, starting_params, warmstart_hash
+from rlvr_jax.train.starting_policy import starting_params
+from rlvr_jax.train.warmstart import demonstrations, load_params, save_params, warmstart_hash
+
+
+def hash_of(config, task, *, tokenizer="", weights=""):
+    return warmstart_hash(config, task, tokenizer=tokenizer, weights=weights)
 
 
 def never(*_):
@@ -51,7 +56,7 @@ def test_points_of_a_study_share_a_warm_start_and_other_policies_do_not(tiny_con
     other = copy.deepcopy(tiny_config)
     set_field(other, field, value)
     task = assemble(tiny_config).task
-    assert (warmstart_hash(other, task) != warmstart_hash(tiny_config, task)) == is_another
+    assert (hash_of(other, task) != hash_of(tiny_config, task)) == is_another
 
 
 def test_other_data_are_another_warm_start_and_other_rewards_are_not(tiny_config):
@@ -59,10 +64,18 @@ def test_other_data_are_another_warm_start_and_other_rewards_are_not(tiny_config
         def __init__(self, fingerprint):
             self.fingerprint = fingerprint
 
-    before = warmstart_hash(tiny_config, Data("one"))
-    assert warmstart_hash(tiny_config, Data("two")) != before
+    before = hash_of(tiny_config, Data("one"))
+    assert hash_of(tiny_config, Data("two")) != before
     tiny_config.task.rewards, tiny_config.task.correct_at = ("mine:score",), 0.5
-    assert warmstart_hash(tiny_config, Data("one")) == before
+    assert hash_of(tiny_config, Data("one")) == before
+
+
+def test_another_tokenizer_or_other_weights_below_are_another_warm_start(tiny_config):
+    hashes = {
+        hash_of(tiny_config, assemble(tiny_config).task, **files)
+        for files in ({}, {"tokenizer": "a"}, {"tokenizer": "b"}, {"weights": "a"}, {"weights": "b"})
+    }
+    assert len(hashes) == 5
 
 
 def test_a_cached_file_of_another_model_is_named(tiny_config, tmp_path):
@@ -90,4 +103,4 @@ def test_demonstrations_are_right_as_often_as_asked(tiny_config):
         is_right.append(int(tokenizer.decode(completion)[::-1]) == int(left) + int(right))
     assert np.mean(is_right) == pytest.approx(0.3, abs=0.04)  # 4 standard errors
     assert (got["completion_length"] == 4).all()
-    assert (got["completion"][:, 3] == tokenizer.eos_id).all()
+    assert (got["completion"][:, 3] == tokenizer.eos_ids[0]).all()

@@ -1,0 +1,172 @@
+"""Two processes that share one run, as bin/train starts them, against one process with as many devices."""
+
+import os
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import flax.traverse_util
+import jax
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from rows_of_run import exact_rows
+
+from rlvr_jax.analysis.read_runs import read_rows
+from rlvr_jax.train.assemble import assemble
+from rlvr_jax.train.config import ConfigError, PlacementConfig
+from rlvr_jax.train.processes import Group, first_host, group_of, slurm_group
+from rlvr_jax.train.run_directory import read_run
+from rlvr_jax.train.saved_policy import saved_state
+
+ROOT = Path(__file__).parents[2]
+CONFIG = '''"""Two data shards of two devices each."""
+from rlvr_jax.train import config as c
+
+
+def get_config(arg=None):
+    return c.TrainConfig(
+        study="pair", point="pair", n_updates=3,
+        task=c.TaskConfig(name="digits", operators="+", operand_max=4),
+        model=c.ModelConfig(width=16, n_layers=2, n_heads=2, n_kv_heads=1, mlp_width=32),
+        warmstart=c.WarmstartConfig(n_updates=100, n_correct_updates=0, batch_size=64, peak_lr=1e-2, warmup_updates=10),
+        batch=c.BatchConfig(n_prompts=8, n_rollouts=4),
+        optimizer=c.OptimizerConfig(peak_lr=1e-3, warmup_updates=2, eps=1e-3),
+        noise=c.NoiseConfig(every_updates=2, sketch_width=64),
+        eval=c.EvalConfig(every_updates=2, n_problems=3, n_samples=4, k=(1, 4)),
+        checkpoint=c.CheckpointConfig(every_updates=1),
+        log=c.LogConfig(rollouts_every_updates=1),
+        placement=c.PlacementConfig(data=2, fsdp=2),
+    )
+'''
+
+
+def run(folder, *, n_processes, arguments=(), limit_s=240):
+    """(exit code, standard error) of every process; four devices in all."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // n_processes} --xla_backend_optimization_level=0",
+        "XDG_CACHE_HOME": str(folder.parent / "cache"),
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / "tests" / ".xla_cache"),
+    }
+    command = [sys.executable, str(ROOT / "bin" / "train"), f"--config={folder.parent / 'pair.py'}", f"--runs={folder}"]
+    started = [
+        subprocess.Popen(
+            [*command, *arguments, *join_flags(port, n_processes, number)],
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(n_processes)
+    ]
+    try:
+        errors = [process.communicate(timeout=limit_s)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [(process.returncode, error) for process, error in zip(started, errors, strict=True)]
+
+
+def join_flags(port, n_processes, number):
+    if n_processes == 1:
+        return []
+    return [f"--coordinator=localhost:{port}", f"--num_processes={n_processes}", f"--process_id={number}"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The run of one process, and of two that were stopped after two updates and started again."""
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "pair.py").write_text(CONFIG)
+    outcomes = run(folder / "one", n_processes=1)
+    for n_updates in (2, 3):
+        outcomes += run(folder / "two", n_processes=2, arguments=[f"--config.n_updates={n_updates}"])
+    for code, error in outcomes:
+        assert code == 0, error
+    return folder / "one" / "pair" / "pair", folder / "two" / "pair" / "pair"
+
+
+@pytest.mark.slow  # five processes that trace everything: a minute on 2 cores
+def test_two_processes_train_what_one_does_and_go_on_where_they_stopped(runs):
+    one, two = (exact_rows(folder) for folder in runs)
+    assert [row["update"] for row in two] == [1, 2, 3]
+    for row, wanted in zip(two, one, strict=True):
+        assert row.keys() == wanted.keys()
+        for name, value in wanted.items():
+            if not name.startswith("gns/") or name.endswith(("trace_cov", "grad_sq")):
+                assert row[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+    assert any("gns/trace_cov" in row for row in two)
+    assert read_run(runs[1])["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_only_the_first_process_writes_and_it_writes_everything(runs):
+    for name in ("evals.jsonl", "rollouts.jsonl.gz"):
+        one, two = (list(read_rows(folder / name)) for folder in runs)
+        assert [row["update"] for row in two] == [row["update"] for row in one]
+    texts = [[row.get("completion") for row in read_rows(folder / "rollouts.jsonl.gz")] for folder in runs]
+    assert texts[0] == texts[1]
+    assert len(list(runs[1].glob("events.out.tfevents.*"))) == 2  # one for each time it was started
+
+
+@pytest.mark.slow
+def test_what_two_processes_saved_is_read_by_one_on_another_mesh(runs):
+    config = runpy.run_path(str(runs[0].parents[2] / "pair.py"))["get_config"]()
+    config.placement = PlacementConfig(data=1)
+    parts = assemble(config)
+    one, two = (jax.device_get(saved_state(config, parts, folder)[0]) for folder in runs)
+    assert int(two.n_updates) == 3
+    for name, leaf in flax.traverse_util.flatten_dict(one.params, sep="/").items():
+        found = flax.traverse_util.flatten_dict(two.params, sep="/")[name]
+        assert np.linalg.norm(found - leaf) <= 1e-5 * np.linalg.norm(leaf), name
+
+
+SLURM = {
+    "SLURM_STEP_NUM_TASKS": "4",
+    "SLURM_PROCID": "2",
+    "SLURM_STEP_NODELIST": "gpu[03-04,7]",
+    "SLURM_JOB_ID": "4097",
+}
+
+
+def test_a_slurm_step_says_who_is_who():
+    assert slurm_group(SLURM) == Group("gpu03:61441", 4, 2)
+    assert slurm_group(SLURM | {"SLURM_STEP_NUM_TASKS": "1"}) is None  # the shell of an allocation does not wait
+    with pytest.raises(ConfigError, match="SLURM_STEP_NUM_TASKS is not set: start it with srun, or leave the flag out"):
+        slurm_group({name: value for name, value in SLURM.items() if name != "SLURM_STEP_NUM_TASKS"})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("a7", "a7"), ("a7,b1", "a7"), ("a[7-9,12],b1", "a7"), ("a[07,12]", "a07"), ("n-[3]x", "n-3x")],
+)
+def test_the_first_host_of_a_list_as_slurm_writes_it(nodes, first):
+    assert first_host(nodes) == first
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((None, 2, 0), "go together; --coordinator is missing"),
+        (("host:1", None, 0), "go together; --num_processes is missing"),
+        (("host", 2, 0), "--coordinator=host must be HOST:PORT"),
+        (("host:1", 0, 0), "--num_processes=0 must be at least 1"),
+        (("host:1", 2, 2), r"--process_id=2 must lie in 0\.\.1"),
+    ],
+)
+def test_flags_that_cannot_work_are_refused(flags, message):
+    with pytest.raises(ConfigError, match=message):
+        group_of(*flags)
+
+
+def test_a_process_of_its_own_needs_no_flags():
+    assert group_of(None, None, None) is None
+    assert group_of("host:1", 2, 1) == Group("host:1", 2, 1)
