@@ -15,12 +15,13 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "configs"))
 
+import cbs_p2c
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import cbs_p2c
 from rlvr_jax.noise.sketch import CountSketch, count_sketch
 from rlvr_jax.train.assemble import assemble
 from rlvr_jax.train.completion_logprobs import build_head_plan
@@ -29,9 +30,9 @@ from rlvr_jax.train.loss import Batch, build_rollout_logprobs
 from rlvr_jax.train.noise_pass import noise_loss
 from rlvr_jax.train.programs import build_programs
 from rlvr_jax.train.progress import Progress
+from rlvr_jax.train.starting_policy import starting_params
 from rlvr_jax.train.state import initial_state
 from rlvr_jax.train.study import cache_folder, enable_compilation_cache
-from rlvr_jax.train.starting_policy import starting_params
 
 
 def main() -> int:

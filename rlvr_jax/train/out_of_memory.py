@@ -24,7 +24,7 @@ def out_of_memory_explained(plan: MemoryPlan, what: Callable[[], str], *, fix: s
             raise
         raise ConfigError(
             [
-                f"{what()} ran out of a device's memory ({str(error).splitlines()[0][:200]}); {fix or memory_fix(plan)}. "
-                f"Planned was:\n{memory_table(plan)}"
+                f"{what()} ran out of a device's memory ({str(error).splitlines()[0][:200]}); "
+                f"{fix or memory_fix(plan)}. Planned was:\n{memory_table(plan)}"
             ]
         ) from error

@@ -13,6 +13,7 @@ from rlvr_jax.train.batch_plan import plan_table
 from rlvr_jax.train.config import ConfigError, TrainConfig
 from rlvr_jax.train.memory_plan import memory_problems, memory_table
 from rlvr_jax.train.out_of_memory import out_of_memory_explained
+from rlvr_jax.train.placement import unsplit_dimensions
 from rlvr_jax.train.processes import is_first, told_by_first
 from rlvr_jax.train.progress import Progress
 from rlvr_jax.train.run import run_point
@@ -53,6 +54,8 @@ def run_study(
         table = f"{plan_table(parts.plan)}\n{memory_table(parts.memory)}"
         if table not in shown:  # seeds share a plan
             say(f"plan of {config.point_name}\n{table}")
+            for words in unsplit_dimensions(parts.layout.trained | parts.layout.frozen, parts.mesh):
+                say(f"  not split, since it does not divide: {words}")
             shown.add(table)
     params, params_of = None, None
     folders = []

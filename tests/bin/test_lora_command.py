@@ -1,14 +1,10 @@
 """bin/train and bin/evaluate with an adapter, as a person runs them."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from run_command import run
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 from rlvr_jax.train import config as c
 
@@ -33,29 +29,19 @@ def study(tmp_path_factory):
     return folder
 
 
-def run(study: Path, command: str, *arguments: str) -> tuple[int, str]:
-    environment = os.environ | {"XDG_CACHE_HOME": str(study / "cache"), "JAX_PLATFORMS": "cpu"}
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # compiles faster
-    done = subprocess.run(
-        [sys.executable, ROOT / "bin" / command, "--config=tiny.py", *arguments],
-        cwd=study, env=environment, text=True, capture_output=True, timeout=400,
-    )  # fmt: skip
-    return done.returncode, done.stdout + done.stderr
-
-
 def test_an_adapter_is_trained_evaluated_and_never_taken_for_another_policy(study):
-    code, said = run(study, "train", *ADAPTER)
+    code, said = run(study, "train", "--config=tiny.py", *ADAPTER)
     assert code == 0, said
     assert re.search(rf"parameters trained +{4 * 2 * (32 + 32 + 48)} ", said)  # query and out 16 + 16, up 16 + 32
     checkpoint = "--checkpoint=runs/tiny/only"
-    code, said = run(study, "evaluate", *ADAPTER, checkpoint)
+    code, said = run(study, "evaluate", "--config=tiny.py", *ADAPTER, checkpoint)
     assert code == 0, said
     assert "runs/tiny/only, update 2: 3 held-out problems" in said
-    code, said = run(study, "evaluate", checkpoint)
+    code, said = run(study, "evaluate", "--config=tiny.py", checkpoint)
     assert code == 1
     assert "is of another model: lora.enabled was True and is False now" in said
 
 
 def test_an_adapter_that_cannot_be_is_refused_in_one_line(study):
-    code, said = run(study, "train", "--config.lora.rank=0")
+    code, said = run(study, "train", "--config=tiny.py", "--config.lora.rank=0")
     assert (code, said) == (1, "bin/train: lora.rank=0 must be at least 1\n")

@@ -1,18 +1,14 @@
 """bin/noise as a person runs it: measured, killed, terminated, misused."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
+from run_command import finish, run, start
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 from rlvr_jax.train import config as c
 
@@ -38,32 +34,6 @@ def study(tmp_path_factory):
     return folder
 
 
-LIMITED = """
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-def command(study: Path, *arguments: str, largest_file: int | None = None) -> subprocess.Popen:
-    """`largest_file` bytes: what goes beyond cannot be written, as on a full disk."""
-    environment = os.environ | {
-        "XDG_CACHE_HOME": str(study / "cache"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / "tests" / ".xla_cache"),
-        "MPLCONFIGDIR": matplotlib.get_cachedir(),  # else it looks for fonts, which takes seconds
-    }  # fmt: skip
-    launcher = [sys.executable, "-c", LIMITED, str(largest_file)] if largest_file else []
-    return subprocess.Popen(
-        [*launcher, sys.executable, ROOT / "bin" / "noise", *arguments],
-        cwd=study, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str]:
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out + err
-
-
 def measured(folder: Path) -> tuple[dict, dict]:
     """noise.json, and every array of every .npz file."""
     result = json.loads((folder / "noise.json").read_text(), parse_constant=lambda name: pytest.fail(name))
@@ -76,7 +46,7 @@ def measured(folder: Path) -> tuple[dict, dict]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(study):
-    code, said = finish(command(study, *SIZE, "--json=copy.json", "--cost_per_prompt=2", "--cost_per_rollout=1"))
+    code, said = run(study, "noise", *SIZE, "--json=copy.json", "--cost_per_prompt=2", "--cost_per_rollout=1")
     assert code == 0, said
     return study / "runs" / "tiny" / "noise" / "start_np20_nr4_s0", said
 
@@ -102,19 +72,19 @@ def test_the_table_is_printed_and_everything_written(study, uninterrupted):
 
 
 def test_killed_and_run_again_it_measures_the_same(study, uninterrupted):
-    process = command(study, *SIZE, "--out=killed", "--cost_per_prompt=2", "--cost_per_rollout=1")
+    process = start(study, "noise", *SIZE, "--out=killed", "--cost_per_prompt=2", "--cost_per_rollout=1")
     wait_for_chunk(study / "killed", 7)
     process.send_signal(signal.SIGKILL)
     finish(process)
     assert not (study / "killed" / "noise.json").exists()
-    code, said = finish(command(study, *SIZE, "--out=killed", "--cost_per_prompt=2", "--cost_per_rollout=1"))
+    code, said = run(study, "noise", *SIZE, "--out=killed", "--cost_per_prompt=2", "--cost_per_rollout=1")
     assert code == 0, said
     assert "going on after chunk" in said
     assert measured(study / "killed") == measured(uninterrupted[0])
 
 
 def test_sigterm_stops_after_the_chunk_with_143(study, uninterrupted):
-    process = command(study, *SIZE, "--out=terminated")
+    process = start(study, "noise", *SIZE, "--out=terminated")
     wait_for_chunk(study / "terminated", 2)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGTERM)  # schedulers send it more than once
@@ -125,7 +95,7 @@ def test_sigterm_stops_after_the_chunk_with_143(study, uninterrupted):
 
 
 def test_a_full_disk_ends_in_one_message(study, uninterrupted):
-    code, said = finish(command(study, *SIZE, "--out=full", largest_file=5_000))
+    code, said = run(study, "noise", *SIZE, "--out=full", largest_file=5_000)
     assert code == 1
     assert "bin/noise: writing full failed" in said
     assert "run the same command to go on" in said
@@ -144,7 +114,7 @@ def test_a_full_disk_ends_in_one_message(study, uninterrupted):
     ],
 )
 def test_bad_input_is_one_clear_message_and_a_failing_exit(study, uninterrupted, arguments, message):
-    code, said = finish(command(study, *arguments))
+    code, said = run(study, "noise", *arguments)
     assert code == 1
     assert message in said
     assert "Traceback" not in said

@@ -1,15 +1,14 @@
 """The README's example of one's own data and reward, word for word, and rewards that fail."""
 
 import json
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from run_command import ROOT, environment_of
 
-ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"<!-- example: (\S+) -->\n```\w*\n(.*?)```", re.DOTALL)
 EXAMPLE = dict(BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8")))
 
@@ -28,9 +27,13 @@ def folder(tmp_path_factory):
 def run(folder: Path, line: str) -> subprocess.CompletedProcess:
     program, *arguments = line.replace("RLVR_JAX", str(ROOT)).split()
     assert program == "python"
-    environment = os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, text=True, capture_output=True, timeout=300
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment_of(folder),
+        text=True,
+        capture_output=True,
+        timeout=300,
     )
 
 

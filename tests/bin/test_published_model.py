@@ -1,18 +1,14 @@
 """A published checkpoint from its folder into a run: trained, resumed, evaluated. Nothing is downloaded."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from published_folder import save_model, save_published, save_tokenizer
+from run_command import exact_rows
+from run_command import run as run_online
 
-from rlvr_jax.analysis.read_runs import read_rows
-
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 from rlvr_jax.train import config as c
 
@@ -54,24 +50,7 @@ def study(tmp_path_factory):
 
 
 def run(study: Path, program: str, *arguments: str) -> tuple[int, str]:
-    environment = os.environ | {
-        "XDG_CACHE_HOME": str(study / "cache"),
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / "tests" / ".xla_cache"),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(study / "hub"),
-    }
-    done = subprocess.run(
-        [sys.executable, ROOT / "bin" / program, *arguments],
-        cwd=study, env=environment, text=True, capture_output=True, timeout=240,
-    )  # fmt: skip
-    return done.returncode, done.stdout + done.stderr
-
-
-def exact_rows(folder: Path) -> list[dict]:
-    rows = read_rows(folder / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if k != "seconds" and not k.startswith("perf/")} for row in rows]
+    return run_online(study, program, *arguments, HF_HUB_OFFLINE="1", HF_HOME=str(study / "hub"))
 
 
 @pytest.fixture(scope="module")

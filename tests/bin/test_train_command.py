@@ -1,19 +1,14 @@
 """bin/train as a person runs it: killed, terminated, misused."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from run_command import exact_rows, finish, run, start
 
-from rlvr_jax.analysis.read_runs import read_rows
-
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 from rlvr_jax.train import config as c
 
@@ -39,36 +34,9 @@ def study(tmp_path_factory):
     return folder
 
 
-LIMITED = """
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-def command(study: Path, *arguments: str, largest_file: int | None = None) -> subprocess.Popen:
-    """`largest_file` bytes: what goes beyond cannot be written, as on a full disk."""
-    environment = os.environ | {"XDG_CACHE_HOME": str(study / "cache"), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    launcher = [sys.executable, "-c", LIMITED, str(largest_file)] if largest_file else []
-    return subprocess.Popen(
-        [*launcher, sys.executable, ROOT / "bin" / "train", *arguments],
-        cwd=study, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str]:
-    out, err = process.communicate(timeout=240)
-    return process.returncode, out + err
-
-
-def exact_rows(folder: Path) -> list[dict]:
-    rows = read_rows(folder / "metrics.jsonl")
-    return [{k: v for k, v in row.items() if k != "seconds" and not k.startswith("perf/")} for row in rows]
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(study):
-    code, said = finish(command(study, "--config=tiny.py", "--runs=whole"))
+    code, said = run(study, "train", "--config=tiny.py", "--runs=whole")
     assert code == 0, said
     return study / "whole" / "tiny" / "only"
 
@@ -81,7 +49,7 @@ def wait_for_rows(path: Path, n: int) -> None:
 
 
 def test_the_plan_comes_before_anything_runs(study, uninterrupted):
-    _, said = finish(command(study, "--config=tiny.py", "--runs=whole"))
+    _, said = run(study, "train", "--config=tiny.py", "--runs=whole")
     assert "rollouts per step" in said
     assert "8 prompts x 4 rollouts" in said
     assert "already finished, skipped" in said
@@ -90,20 +58,20 @@ def test_the_plan_comes_before_anything_runs(study, uninterrupted):
 @pytest.mark.parametrize("n_rows", [1, 12, 30])
 def test_killed_and_run_again_writes_the_same_metrics(study, uninterrupted, n_rows):
     runs = f"killed{n_rows}"
-    process = command(study, "--config=tiny.py", f"--runs={runs}")
+    process = start(study, "train", "--config=tiny.py", f"--runs={runs}")
     folder = study / runs / "tiny" / "only"
     wait_for_rows(folder / "metrics.jsonl", n_rows)
     process.send_signal(signal.SIGKILL)
     finish(process)
     assert len(exact_rows(uninterrupted)) == 40
     assert json.loads((folder / "run.json").read_text())["status"] == "running"
-    code, said = finish(command(study, "--config=tiny.py", f"--runs={runs}"))
+    code, said = run(study, "train", "--config=tiny.py", f"--runs={runs}")
     assert code == 0, said
     assert exact_rows(folder) == exact_rows(uninterrupted)
 
 
 def test_sigterm_saves_and_exits_143(study, uninterrupted):
-    process = command(study, "--config=tiny.py", "--runs=terminated")
+    process = start(study, "train", "--config=tiny.py", "--runs=terminated")
     folder = study / "terminated" / "tiny" / "only"
     wait_for_rows(folder / "metrics.jsonl", 9)
     process.send_signal(signal.SIGTERM)
@@ -114,15 +82,15 @@ def test_sigterm_saves_and_exits_143(study, uninterrupted):
     n_done = json.loads((folder / "run.json").read_text())["stopped_after_update"]
     assert (folder / "checkpoints" / str(n_done)).is_dir()
     assert len(exact_rows(folder)) == n_done
-    assert finish(command(study, "--config=tiny.py", "--runs=terminated"))[0] == 0
+    assert run(study, "train", "--config=tiny.py", "--runs=terminated")[0] == 0
     assert exact_rows(folder) == exact_rows(uninterrupted)
 
 
 def test_a_time_limit_saves_and_exits_75(study, uninterrupted):
-    code, said = finish(command(study, "--config=tiny.py", "--runs=limited", "--max_hours=0.001"))
+    code, said = run(study, "train", "--config=tiny.py", "--runs=limited", "--max_hours=0.001")
     assert code == 75
     assert "after update 1; run the same command to go on" in said
-    assert finish(command(study, "--config=tiny.py", "--runs=limited", "--max_hours=1"))[0] == 0
+    assert run(study, "train", "--config=tiny.py", "--runs=limited", "--max_hours=1")[0] == 0
     assert exact_rows(study / "limited" / "tiny" / "only") == exact_rows(uninterrupted)
 
 
@@ -132,21 +100,21 @@ def test_a_time_limit_saves_and_exits_75(study, uninterrupted):
 )
 def test_a_full_disk_ends_in_one_message_and_is_made_good_later(study, uninterrupted, largest_file, what):
     runs = f"full{largest_file}"
-    code, said = finish(command(study, "--config=tiny.py", f"--runs={runs}", largest_file=largest_file))
+    code, said = run(study, "train", "--config=tiny.py", f"--runs={runs}", largest_file=largest_file)
     assert code == 1
     assert re.search(what, said), said
     assert "Traceback" not in said
     folder = study / runs / "tiny" / "only"
     n_rows = len(exact_rows(folder))
     assert exact_rows(folder) == exact_rows(uninterrupted)[:n_rows]
-    assert finish(command(study, "--config=tiny.py", f"--runs={runs}"))[0] == 0
+    assert run(study, "train", "--config=tiny.py", f"--runs={runs}")[0] == 0
     assert exact_rows(folder) == exact_rows(uninterrupted)
 
 
 def test_a_second_process_on_the_same_point_is_refused(study):
-    first = command(study, "--config=tiny.py:400", "--runs=twice")
+    first = start(study, "train", "--config=tiny.py:400", "--runs=twice")
     wait_for_rows(study / "twice" / "tiny" / "only" / "metrics.jsonl", 1)
-    code, said = finish(command(study, "--config=tiny.py:400", "--runs=twice"))
+    code, said = run(study, "train", "--config=tiny.py:400", "--runs=twice")
     first.kill()
     first.communicate()
     assert code == 1
@@ -174,7 +142,7 @@ def test_a_second_process_on_the_same_point_is_refused(study):
 )
 def test_bad_input_is_one_clear_message_and_a_failing_exit(study, uninterrupted, arguments, message):
     before = exact_rows(uninterrupted)
-    code, said = finish(command(study, *arguments))
+    code, said = run(study, "train", *arguments)
     assert code == 1
     assert message in said
     assert "Traceback" not in said
@@ -182,12 +150,12 @@ def test_bad_input_is_one_clear_message_and_a_failing_exit(study, uninterrupted,
 
 
 def test_checkpoints_that_cannot_be_read_are_named(study, uninterrupted):
-    finish(command(study, "--config=tiny.py", "--runs=damaged"))
+    run(study, "train", "--config=tiny.py", "--runs=damaged")
     folder = study / "damaged" / "tiny" / "only"
     for file in (folder / "checkpoints").rglob("*"):
         if file.is_file() and "ocdbt" in str(file):
             file.write_bytes(b"")
-    code, said = finish(command(study, "--config=tiny.py:60", "--runs=damaged"))
+    code, said = run(study, "train", "--config=tiny.py:60", "--runs=damaged")
     assert code == 1
     assert "none of the checkpoints in" in said
     assert "Traceback" not in said
@@ -195,19 +163,11 @@ def test_checkpoints_that_cannot_be_read_are_named(study, uninterrupted):
 
 
 def test_evaluate_reads_a_checkpoint(study, uninterrupted):
-    environment = os.environ | {"XDG_CACHE_HOME": str(study / "cache"), "XLA_FLAGS": ""}
-    evaluate = [sys.executable, ROOT / "bin" / "evaluate", "--config=tiny.py", "--json=e.json"]
-    said = subprocess.run(
-        [*evaluate, f"--checkpoint={uninterrupted}"],
-        cwd=study,
-        env=environment,
-        text=True,
-        capture_output=True,
-        check=True,
-    )
+    code, said = run(study, "evaluate", "--config=tiny.py", "--json=e.json", f"--checkpoint={uninterrupted}")
+    assert code == 0, said
     got = json.loads((study / "e.json").read_text())
     last = [json.loads(line) for line in (uninterrupted / "evals.jsonl").read_text().splitlines()][-1]
     assert {k: v for k, v in got.items() if k.startswith("eval/")} == {
         k: v for k, v in last.items() if k.startswith("eval/")
     }
-    assert "update 40" in said.stdout
+    assert "update 40" in said

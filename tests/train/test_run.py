@@ -15,7 +15,7 @@ from rlvr_jax.models.spec import initial_params
 from rlvr_jax.train import learner as learner_module
 from rlvr_jax.train.assemble import assemble
 from rlvr_jax.train.batch import minibatch_rows
-from rlvr_jax.train.config import ConfigError
+from rlvr_jax.train.config import ConfigError, PlacementConfig
 from rlvr_jax.train.perf import compile_count
 
 
@@ -350,6 +350,20 @@ def test_a_kl_penalty_starts_at_zero_and_grows(tmp_path, module_config, start):
     assert abs(kl[0]) < 1e-6
     assert kl[-1] > 1e-4
     assert exact_rows(tmp_path)[-1]["loss/kl"] > 0
+
+
+def test_a_run_goes_on_on_another_mesh(tmp_path, finished, module_config, start, tiny_params):
+    config = copy.deepcopy(module_config)
+    config.n_updates = 2
+    start(config, tmp_path)
+    config.n_updates, config.placement = 4, PlacementConfig(data=2, fsdp=2, tensor=2)
+    # a warm start there would have rounded in another way
+    start(config, tmp_path, params=jax.tree.map(lambda leaf: leaf * (1 + 1e-6), tiny_params))
+    one, eight = exact_rows(finished), exact_rows(tmp_path)
+    assert [row["update"] for row in eight] == [1, 2, 3, 4]
+    assert eight[1] == one[1]
+    for name in ("reward/mean", "optim/grad_norm", "policy/entropy"):
+        assert [row[name] for row in eight] == pytest.approx([row[name] for row in one], rel=1e-4, abs=1e-6)
 
 
 def test_a_run_does_not_depend_on_the_number_of_devices(tmp_path, finished, module_config, start):
