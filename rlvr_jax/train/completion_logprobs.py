@@ -53,9 +53,7 @@ def completion_logprobs(
     token_NT = join_prompt_and_completion(prompt_NS, prompt_length_N, completion_NT)
     params = transformer.cast_params(params, compute_dtype)
     # the last token predicts nothing that is trained
-    state_NTD, params = transformer.hidden_states(
-        params, spec, token_NT[:, :-1], remat=remat, placement=placement
-    )
+    state_NTD, params = transformer.hidden_states(params, spec, token_NT[:, :-1], remat=remat, placement=placement)
     # -1: the state at t predicts token t + 1
     place_NT = (prompt_length_N - 1)[:, None] + jnp.arange(T)[None]
     state_NTD = jnp.take_along_axis(state_NTD, place_NT[..., None], axis=1)

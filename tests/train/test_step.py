@@ -262,8 +262,14 @@ def gradient_and_metrics(algo, batch, *, microbatch_prompts, data=1, logprobs=ta
     optimizer, mesh = optax.sgd(1.0), mesh_of(data)
     loss = build_loss(logprobs, algo, max_new_tokens=MAX_NEW_TOKENS)
     step = build_train_step(
-        loss, optimizer, optax.constant_schedule(1.0), layout_of(mesh),
-        clip_norm=0.0, freezes=True, lora=None, measuring=None,
+        loss,
+        optimizer,
+        optax.constant_schedule(1.0),
+        layout_of(mesh),
+        clip_norm=0.0,
+        freezes=True,
+        lora=None,
+        measuring=None,
     )
     state = jax.device_put(initial_state(params, optimizer), replicated(mesh))
     state, metrics, _ = step(state, None, in_microbatches(batch, mesh, microbatch_prompts=microbatch_prompts))
