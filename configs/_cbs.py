@@ -24,7 +24,7 @@ def olmo_config(phase: str, *, n_updates: int) -> c.TrainConfig:
             template=QUESTION,
             rewards=("rlvr_jax.tasks.gsm8k:same_final_number",),
         ),
-        model=c.ModelConfig(name="olmo2-1b", uses_chat_template=True, compute_dtype="bfloat16"),
+        model=c.ModelConfig(name="olmo2-1b", uses_chat_template=True, compute_dtype="bfloat16", remat="full"),
         warmstart=c.WarmstartConfig(enabled=False),
         sampling=c.SamplingConfig(max_prompt_tokens=1024, max_new_tokens=2048),
         algo=c.AlgoConfig(advantage="grpo", kl_coef=0.001, averaging="token"),

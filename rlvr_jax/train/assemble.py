@@ -19,9 +19,9 @@ from rlvr_jax.tasks.problem import Task
 from rlvr_jax.train.batch_plan import BatchPlan, batch_plan
 from rlvr_jax.train.config import ConfigError, LoraConfig, ModelConfig, TaskConfig, TrainConfig
 from rlvr_jax.train.long_prompts import used_problems
-from rlvr_jax.train.memory_plan import MemoryPlan, PlannedModel, within_memory
+from rlvr_jax.train.memory_plan import MemoryPlan, PlannedModel, prompts_at_once, within_memory
 from rlvr_jax.train.named_model import named_tokenizer, published_model
-from rlvr_jax.train.placement import Layout, build_mesh, parameter_layout
+from rlvr_jax.train.placement import Layout, build_mesh, n_batch_shards, parameter_layout
 from rlvr_jax.train.validate import validate
 from rlvr_jax.train.validate_lora import lora_fit_problems
 from rlvr_jax.train.validate_model import tokenizer_problems
@@ -45,6 +45,15 @@ class Parts:
     def layout(self) -> Layout:
         """Where the parameters lie on the mesh."""
         return parameter_layout(self.mesh, self.spec, self.lora)
+
+    def prompts_at_once(self, n_prompts: int, n_rollouts: int) -> int:
+        """How many of so many prompts are sampled at a time."""
+        return prompts_at_once(
+            n_prompts,
+            n_rollouts=n_rollouts,
+            rollouts_at_once=self.memory.rollouts_at_once,
+            n_shards=n_batch_shards(self.mesh),
+        )
 
 
 def assemble(config: TrainConfig) -> Parts:

@@ -153,9 +153,10 @@ def _ignore_closed_event_loops() -> None:
     """Keeps harmless tracebacks off the terminal.
 
     When one array of a checkpoint cannot be read or written, tensorstore is still at work on the
-    others; as they end they report to an event loop that orbax has closed, or to nobody. Remove when
-    orbax waits for them (seen with orbax-checkpoint 0.12.8).
+    others; as they end they report to an event loop that orbax has closed, to the log of asyncio, or to
+    nobody. Remove when orbax waits for them (seen with orbax-checkpoint 0.12.8).
     """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     earlier = sys.unraisablehook
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:

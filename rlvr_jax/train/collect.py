@@ -2,19 +2,14 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from rlvr_jax.algo.penalties import overlong_penalty
-from rlvr_jax.models.spec import Params
 from rlvr_jax.models.tokenizer import Tokenizer
-from rlvr_jax.sampling.padding import bucket_widths, pad_right
-from rlvr_jax.sampling.rollout import Rollouts, Sampler
+from rlvr_jax.sampling.rollout import Rollouts
 from rlvr_jax.tasks.problem import Grades, Problem, Task, problem_index
 from rlvr_jax.train.config import AlgoConfig
-from rlvr_jax.train.placement import place_batch
 from rlvr_jax.train.processes import on_host
 from rlvr_jax.train.shared_grading import graded
 
@@ -59,27 +54,6 @@ def prompts_of_step(task: Task, first_counter: int, *, n_prompts: int, seed: int
         task.train_problem(problem_index(counter, task.n_train, seed=seed))
         for counter in range(first_counter, first_counter + n_prompts)
     ]
-
-
-def sample_prompts(
-    sampler: Sampler,
-    params: Params,
-    problems: list[Problem],
-    counters: range,
-    root_key: jax.Array,
-    tokenizer: Tokenizer,
-    mesh: Mesh,
-    *,
-    max_prompt_tokens: int,
-    bucket_tokens: int,
-) -> Rollouts:
-    """Dispatches the sampler on arrays of the narrowest bucket width that holds the prompts."""
-    prompts = tokenizer.encode_prompts([problem.prompt for problem in problems])
-    longest = min(max(map(len, prompts)), max_prompt_tokens)
-    width = next(w for w in bucket_widths(max_prompt_tokens, first=bucket_tokens) if w >= longest)
-    prompt_PS, length_P = pad_right(prompts, width=width, pad_id=tokenizer.pad_id)
-    counter_P = np.array(counters, np.int32)
-    return sampler(params, *place_batch((prompt_PS, length_P, counter_P), mesh, axis=0), root_key)
 
 
 def collected(

@@ -128,6 +128,7 @@ class SamplingConfig:
     max_prompt_tokens: int = 0  # 0: the longest prompt of the task
     long_prompts: str = "refuse"  # a task with longer prompts; or "leave_out" those problems. None is ever cut
     bucket_tokens: int = 128  # arrays are so wide, or 2, 4, 8 ... times, as the longest prompt or rollout needs
+    rollouts_at_once: int = 0  # drawn at a time, memory and speed only; 0: as many as fit placement.memory_gib
     max_rounds: int = 1  # of dynamic sampling: draw again until n_prompts groups have unequal rewards; 1: off
 
 

@@ -9,10 +9,10 @@ from rlvr_jax.models.spec import Params
 from rlvr_jax.sampling.rollout import Sampler, build_sampler
 from rlvr_jax.tasks.problem import Grades
 from rlvr_jax.train.assemble import Parts, root_key
-from rlvr_jax.train.collect import sample_prompts
 from rlvr_jax.train.config import EvalConfig, SamplingConfig
 from rlvr_jax.train.placement import replicated
 from rlvr_jax.train.processes import on_host, placed
+from rlvr_jax.train.sample_prompts import sample_prompts
 from rlvr_jax.train.shared_grading import graded
 
 Evaluator = Callable[[Params], dict[str, float]]
@@ -68,7 +68,7 @@ def build_evaluator(config: EvalConfig, parts: Parts, sampling: SamplingConfig) 
 
     greedy_sampler, sampled_sampler = sampler(1, 0.0), sampler(config.n_samples, config.temperature)
 
-    def grades(params: Params, one_sampler: Sampler) -> Grades:
+    def grades(params: Params, one_sampler: Sampler, *, n_rollouts: int) -> Grades:
         rollouts = sample_prompts(
             one_sampler,
             params,
@@ -79,12 +79,14 @@ def build_evaluator(config: EvalConfig, parts: Parts, sampling: SamplingConfig) 
             parts.mesh,
             max_prompt_tokens=parts.plan.max_prompt_tokens,
             bucket_tokens=sampling.bucket_tokens,
+            prompts_at_once=parts.prompts_at_once(config.n_problems, n_rollouts),
         )
         return graded(parts.task, problems, on_host(rollouts), parts.tokenizer)[1]
 
     def evaluate(params: Params) -> dict[str, float]:
         prefix = f"eval/{parts.task.name}/"
-        greedy_grades, sampled_grades = grades(params, greedy_sampler), grades(params, sampled_sampler)
+        greedy_grades = grades(params, greedy_sampler, n_rollouts=1)
+        sampled_grades = grades(params, sampled_sampler, n_rollouts=config.n_samples)
         greedy, greedy_se = mean_and_se(greedy_grades.is_correct_PR[:, 0])
         metrics = {prefix + "greedy": greedy, prefix + "greedy_se": greedy_se}
         n_correct_P = sampled_grades.is_correct_PR.sum(axis=1)

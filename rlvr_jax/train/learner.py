@@ -14,7 +14,7 @@ from rlvr_jax.tasks.problem import Problem
 from rlvr_jax.train.assemble import Parts, root_key
 from rlvr_jax.train.batch import batch_without_advantages, in_microbatches, minibatch_rows, with_advantages
 from rlvr_jax.train.batch_plan import is_noise_due
-from rlvr_jax.train.collect import Collection, collected, prompts_of_step, sample_prompts, with_penalty
+from rlvr_jax.train.collect import Collection, collected, prompts_of_step, with_penalty
 from rlvr_jax.train.config import TrainConfig
 from rlvr_jax.train.dynamic_sampling import effective_first
 from rlvr_jax.train.loss import Batch, is_trained_token
@@ -23,6 +23,7 @@ from rlvr_jax.train.perf import LapTimer
 from rlvr_jax.train.placement import replicated
 from rlvr_jax.train.processes import on_host, placed
 from rlvr_jax.train.programs import Programs
+from rlvr_jax.train.sample_prompts import sample_prompts
 from rlvr_jax.train.state import NoiseAverages, TrainState
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,12 @@ class Learner:
         """What is sampled from and evaluated: the trained weights, or the frozen ones with the adapter in place."""
         return policy_params(self.state.params, self.frozen, self.parts.lora)
 
+    @property
+    def draws_all_at_once(self) -> bool:
+        """Whether the prompts of a step are sampled together."""
+        batch = self.config.batch
+        return self.parts.prompts_at_once(batch.n_prompts, batch.n_rollouts) == batch.n_prompts
+
     def draw(self, first_prompt: int) -> Drawn:
         """Dispatches rollouts of the run's prompts from number `first_prompt` on; returns at once where it can."""
         config, n_prompts = self.config, self.config.batch.n_prompts
@@ -76,6 +83,7 @@ class Learner:
             self.parts.mesh,
             max_prompt_tokens=self.parts.plan.max_prompt_tokens,
             bucket_tokens=config.sampling.bucket_tokens,
+            prompts_at_once=self.parts.prompts_at_once(n_prompts, config.batch.n_rollouts),
         )
 
     def collect(self, drawn: Drawn, first_prompt: int) -> Collection:

@@ -67,7 +67,9 @@ def measure_policy(
     folder = options.out or _default_folder(config, options, policy.update)
     with locked(folder, what="folder", option="--out=DIR"):
         size = options.prompts_per_chunk or (load_settings(folder) or {}).get("prompts_per_chunk")
-        size = size or chunk_prompts(config, options, n_devices=parts.plan.n_shards)
+        size = size or chunk_prompts(
+            config, options, microbatch_prompts=parts.plan.microbatch_prompts, n_devices=parts.plan.n_shards
+        )
         settings = _settings(config, options, parts, policy, size)
         disk = NoiseFolder(folder, settings, remarks={"policy": policy.words, "git_revision": git_revision()})
         measure = ChunkMeasurement(

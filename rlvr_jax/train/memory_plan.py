@@ -40,6 +40,7 @@ class MemoryPlan:
     caches: int  # the sampler's keys and values of prompts and completions
     sampler: int  # estimate: what else it makes
     microbatch_prompts: int
+    rollouts_at_once: int | None  # the sampler's, None: all
     budget: int | None  # None: not known
 
     @property
@@ -73,16 +74,21 @@ def memory_plan(
     n_trained = local_values(trained_table(model.spec, model.lora), model)
     momentum = np.dtype("uint16" if config.optimizer.momentum_dtype == "bfloat16" else "float32").itemsize
     every = local_values(parameter_table(model.spec), model)
-    caches, sampler = _sampling_bytes(config, model, prompt_tokens)
+    weights, starting = 4 * n_trained, every * (4 if model.lora is None else _itemsize(model))
+    moments = (momentum + 4) * n_trained + 4 * (N_COUNTERS + N_NOISE_AVERAGES)
+    room = None if budget is None else int(FRAGMENTATION * budget) - weights - moments - starting
+    rollouts_at_once = config.sampling.rollouts_at_once or _rollouts_that_fit(config, model, prompt_tokens, room)
+    caches, sampler = _sampling_bytes(config, model, prompt_tokens, rollouts_at_once)
     return MemoryPlan(
-        weights=4 * n_trained,
-        moments=(momentum + 4) * n_trained + 4 * (N_COUNTERS + N_NOISE_AVERAGES),
-        starting=every * (4 if model.lora is None else _itemsize(model)),
+        weights=weights,
+        moments=moments,
+        starting=starting,
         batch=batch_bytes(config, model, prompt_tokens=prompt_tokens, microbatch_prompts=microbatch_prompts),
         backward=_backward_bytes(config, model, prompt_tokens, microbatch_prompts),
         caches=caches,
         sampler=sampler,
         microbatch_prompts=microbatch_prompts,
+        rollouts_at_once=rollouts_at_once,
         budget=budget,
     )
 
@@ -215,26 +221,57 @@ def _tap_bytes(config: TrainConfig, model: PlannedModel, prompt_tokens: int, n_r
     return formed + (2 * 4 * n_rows * n_used * spec.width if spec.has_tied_head else 0)
 
 
-def _sampling_bytes(config: TrainConfig, model: PlannedModel, prompt_tokens: int) -> tuple[int, int]:
+def prompts_at_once(n_prompts: int, *, n_rollouts: int, rollouts_at_once: int | None, n_shards: int) -> int:
+    """How many prompts the sampler takes at a time: parts of equal size that devices can share, at least one each."""
+    if rollouts_at_once is None or n_prompts * n_rollouts <= rollouts_at_once:
+        return n_prompts
+    most = max(rollouts_at_once // (n_rollouts * n_shards), 1) * n_shards
+    n_parts = math.ceil(n_prompts / most)
+    return min(math.ceil(n_prompts / (n_parts * n_shards)) * n_shards, n_prompts)
+
+
+def _sampling_bytes(
+    config: TrainConfig, model: PlannedModel, prompt_tokens: int, rollouts_at_once: int | None
+) -> tuple[int, int]:
     """(keys and values, what else the sampler has), of a step's rollouts or an evaluation, whichever has more."""
-    spec, c = model.spec, _itemsize(model)
-    n_shards, n_tensor = n_batch_shards(model.mesh), model.mesh.shape["tensor"]
+    n_shards = n_batch_shards(model.mesh)
     batches = [(config.batch.n_prompts, config.batch.n_rollouts), (config.eval.n_problems, config.eval.n_samples)]
-    n_heads = spec.n_kv_heads // n_tensor if spec.n_kv_heads % n_tensor == 0 else spec.n_kv_heads
-    per_slot = 2 * c * spec.n_layers * n_heads * spec.head_width
+    per_slot, logits = _slot_and_logit_bytes(model)
+    weights = _sampler_weights(model)
     caches = sampler = 0
-    # weights without the split over fsdp, in the dtype of the matmuls
-    weights = c * local_values(parameter_table(spec), model) * model.mesh.shape["fsdp"]
     for n_prompts, n_rollouts in batches:
-        n_own = math.ceil(n_prompts / n_shards)
+        n = prompts_at_once(n_prompts, n_rollouts=n_rollouts, rollouts_at_once=rollouts_at_once, n_shards=n_shards)
+        n_own = math.ceil(n / n_shards)
         n_slots = n_own * (prompt_tokens + n_rollouts * config.sampling.max_new_tokens)
-        logits = 3 * 4 * n_own * n_rollouts * spec.vocab_size // n_tensor
-        caches, sampler = max((caches, sampler), (per_slot * n_slots, weights + logits))
+        caches, sampler = max((caches, sampler), (per_slot * n_slots, weights + logits * n_own * n_rollouts))
     return caches, sampler
+
+
+def _rollouts_that_fit(config: TrainConfig, model: PlannedModel, prompt_tokens: int, room: int | None) -> int | None:
+    """How many rollouts of all devices can be drawn at a time, each with a prompt of its own; None if not known."""
+    if room is None:
+        return None
+    per_slot, logits = _slot_and_logit_bytes(model)
+    per_rollout = per_slot * (prompt_tokens + config.sampling.max_new_tokens) + logits
+    return max((room - _sampler_weights(model)) // per_rollout, 1) * n_batch_shards(model.mesh)
+
+
+def _slot_and_logit_bytes(model: PlannedModel) -> tuple[int, int]:
+    """Of one token's keys and values in all layers, and of one rollout's logits while a token is chosen."""
+    spec, n_tensor = model.spec, model.mesh.shape["tensor"]
+    n_heads = spec.n_kv_heads // n_tensor if spec.n_kv_heads % n_tensor == 0 else spec.n_kv_heads
+    per_slot = 2 * _itemsize(model) * spec.n_layers * n_heads * spec.head_width
+    return per_slot, 3 * 4 * spec.vocab_size // n_tensor
+
+
+def _sampler_weights(model: PlannedModel) -> int:
+    """In the dtype of the matmuls, without the split over fsdp."""
+    return _itemsize(model) * local_values(parameter_table(model.spec), model) * model.mesh.shape["fsdp"]
 
 
 def memory_table(plan: MemoryPlan) -> str:
     """The plan as lines of text, one quantity each."""
+    drawn = "all rollouts at once" if plan.rollouts_at_once is None else f"{plan.rollouts_at_once} rollouts at a time"
     at_once = f"estimate, {plan.microbatch_prompts} prompts at a time"
     rows = [
         ("memory of a device", "", "" if plan.budget else "how much it has is not known"),
@@ -243,7 +280,7 @@ def memory_table(plan: MemoryPlan) -> str:
         ("optimiser", size_text(plan.moments), ""),
         ("a batch", size_text(plan.batch), ""),
         ("backward pass", size_text(plan.backward), at_once),
-        ("keys and values", size_text(plan.caches), "of all rollouts, while sampling"),
+        ("keys and values", size_text(plan.caches), f"while sampling, {drawn}"),
         ("sampler besides", size_text(plan.sampler), "estimate"),
         ("at the fullest", size_text(plan.total), f"of {size_text(plan.budget)}" if plan.budget else ""),
     ]
@@ -281,8 +318,8 @@ def memory_fix(plan: MemoryPlan) -> str:
     """What to change where it does not fit, by what is fullest."""
     if plan.caches + plan.sampler > plan.batch + plan.backward:
         return (
-            "use less of batch.n_prompts, batch.n_rollouts, sampling.max_new_tokens, eval.n_problems or "
-            "eval.n_samples, or more of placement.fsdp"
+            "use a smaller sampling.rollouts_at_once (at least as many are drawn as batch.n_rollouts or eval.n_samples "
+            "has), a smaller sampling.max_new_tokens, or more of placement.fsdp"
         )
     fewer = (
         f"batch.microbatch_prompts below {plan.microbatch_prompts}"

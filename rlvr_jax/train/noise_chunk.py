@@ -14,7 +14,7 @@ import numpy as np
 
 from rlvr_jax.models.spec import Params
 from rlvr_jax.train.assemble import Parts, root_key
-from rlvr_jax.train.collect import Collection, collected, sample_prompts
+from rlvr_jax.train.collect import Collection, collected
 from rlvr_jax.train.completion_logprobs import build_head_plan
 from rlvr_jax.train.config import BatchConfig, TrainConfig
 from rlvr_jax.train.learner import Learner
@@ -24,6 +24,7 @@ from rlvr_jax.train.noise_pass import GradientSums, Reading
 from rlvr_jax.train.placement import place_batch, replicated
 from rlvr_jax.train.processes import on_host, placed
 from rlvr_jax.train.programs import build_programs, noise_measuring
+from rlvr_jax.train.sample_prompts import sample_prompts
 from rlvr_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,7 @@ class ChunkMeasurement:
             parts.mesh,
             max_prompt_tokens=parts.plan.max_prompt_tokens,
             bucket_tokens=config.sampling.bucket_tokens,
+            prompts_at_once=parts.prompts_at_once(n_rows, config.batch.n_rollouts),
         )
         rollouts = jax.tree.map(lambda leaf: leaf[: len(problems)] if leaf.ndim else leaf, on_host(rollouts))
         max_new_tokens = config.sampling.max_new_tokens

@@ -75,12 +75,12 @@ def no_metric_text(words: str) -> str:
     )
 
 
-def chunk_prompts(config: TrainConfig, options: Options, *, n_devices: int) -> int:
-    """Prompts at a time: as many rollouts as one backward pass of the config, in chunks of about one size.
+def chunk_prompts(config: TrainConfig, options: Options, *, microbatch_prompts: int, n_devices: int) -> int:
+    """Prompts at a time: as many rollouts as one backward pass of a run, in chunks of about one size.
 
     At least one prompt per device. The last chunk may have fewer and is filled up.
     """
-    at_most = config.microbatch_prompts * config.batch.n_rollouts // options.n_rollouts
+    at_most = microbatch_prompts * config.batch.n_rollouts // options.n_rollouts
     at_most = max(at_most // n_devices, 1) * n_devices
     n_chunks = -(-options.n_prompts // at_most)
     return -(-options.n_prompts // (n_chunks * n_devices)) * n_devices

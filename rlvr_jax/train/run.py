@@ -207,7 +207,7 @@ class _Run:
             self._evaluate()
             progress.line(self._summary())
         # one program draws all tokens of most rollouts, and its dispatch returns at once; several wait for each other
-        overlaps = config.sampling.max_new_tokens <= config.sampling.bucket_tokens
+        overlaps = config.sampling.max_new_tokens <= config.sampling.bucket_tokens and self.learner.draws_all_at_once
         timer = LapTimer()
         drawn = self._drawn()
         sample_s = timer.lap_s()

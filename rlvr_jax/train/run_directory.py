@@ -61,7 +61,13 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 
 # a run that did not fit may go on with others
-MEMORY_FIELDS = ("batch.microbatch_prompts", "model.remat", "model.logprob_chunk_mib", "noise.chunk_mib")
+MEMORY_FIELDS = (
+    "batch.microbatch_prompts",
+    "sampling.rollouts_at_once",
+    "model.remat",
+    "model.logprob_chunk_mib",
+    "noise.chunk_mib",
+)
 
 
 def check_same_config(config: TrainConfig, run: dict[str, Any], folder: Path) -> None:

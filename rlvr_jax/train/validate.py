@@ -77,7 +77,7 @@ def _has_type(value: Any, wanted: Any) -> bool:
 
 _AT_LEAST = {
     0: """seed task.operand_min warmstart.seed batch.minibatch_prompts batch.microbatch_prompts
-        sampling.max_prompt_tokens algo.clip_low algo.clip_high algo.kl_coef algo.std_eps
+        sampling.max_prompt_tokens sampling.rollouts_at_once algo.clip_low algo.clip_high algo.kl_coef algo.std_eps
         optimizer.warmup_updates optimizer.decay_updates optimizer.weight_decay optimizer.clip_norm
         noise.every_updates noise.naive_minibatches noise.chunk_mib eval.every_updates eval.seed checkpoint.keep_best
         checkpoint.every_updates log.rollouts_every_updates placement.data placement.fsdp placement.tensor

@@ -1,22 +1,17 @@
 """What becomes of rollouts on the host: texts, grades, penalties, what is kept, what teaches anything."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from meshes import mesh_of
-
 from rlvr_jax.models.tokenizer import CharTokenizer
 from rlvr_jax.sampling.rollout import Rollouts
 from rlvr_jax.tasks.arithmetic import DigitArithmetic
 from rlvr_jax.tasks.problem import Grades
-from rlvr_jax.train.collect import collected, prompts_of_step, sample_prompts, with_penalty
+from rlvr_jax.train.collect import collected, prompts_of_step, with_penalty
 from rlvr_jax.train.config import AlgoConfig
 
 TASK, TOKENIZER = DigitArithmetic(operators="+", operand_min=0, operand_max=9), CharTokenizer()
@@ -175,33 +170,3 @@ def test_prompts_follow_the_counter_across_steps():
     assert sorted(shown(0, n)) == sorted(shown(n, n))  # each problem once per pass
     assert shown(0, n) != shown(n, n)  # in another order
     assert shown(0, n) != [problem.prompt for problem in prompts_of_step(TASK, 0, n_prompts=n, seed=4)]
-
-
-def sampler_arguments(*args):
-    """A sampler that returns what it was given."""
-    return args
-
-
-@pytest.mark.parametrize(
-    ("bucket_tokens", "max_prompt_tokens", "width"),
-    [(128, 7, 7), (2, 20, 8), (7, 20, 7), (4, 7, 7), (6, 20, 12)],  # widths 2 4 8 16 20; 7 14 20; 4 7; 6 12 20
-)
-def test_prompts_stand_in_the_narrowest_bucket_that_holds_them(bucket_tokens, max_prompt_tokens, width):
-    params, prompt_PS, length_P, counter_P, key = sample_prompts(
-        sampler_arguments, {"w": 1}, PROBLEMS, range(40, 42), jax.random.key(3), TOKENIZER, mesh_of(1),
-        max_prompt_tokens=max_prompt_tokens, bucket_tokens=bucket_tokens,
-    )  # fmt: skip
-    encoded = [TOKENIZER.encode_prompt(problem.prompt) for problem in PROBLEMS]  # <bos> and 6 characters
-    np.testing.assert_array_equal(prompt_PS, [tokens + [0] * (width - 7) for tokens in encoded])
-    np.testing.assert_array_equal(length_P, [7, 7])
-    np.testing.assert_array_equal(counter_P, [40, 41])
-    assert params == {"w": 1}
-    assert key == jax.random.key(3)
-
-
-def test_a_prompt_that_is_too_long_is_never_cut():
-    with pytest.raises(ValueError, match=r"7\.\.7 tokens do not lie in 1\.\.6"):
-        sample_prompts(
-            sampler_arguments, {}, PROBLEMS, range(2), jax.random.key(3), TOKENIZER, mesh_of(1),
-            max_prompt_tokens=6, bucket_tokens=4,
-        )  # fmt: skip

@@ -22,7 +22,6 @@ from rlvr_jax.train import measure_policy as measure_module
 from rlvr_jax.train.assemble import assemble
 from rlvr_jax.train.batch import in_microbatches
 from rlvr_jax.train.checkpoint import CheckpointError, Checkpoints
-from rlvr_jax.train.collect import sample_prompts
 from rlvr_jax.train.config import ConfigError
 from rlvr_jax.train.evaluate_checkpoint import evaluate_checkpoint
 from rlvr_jax.train.learner import Learner
@@ -30,6 +29,7 @@ from rlvr_jax.train.measure_noise import adam_metric
 from rlvr_jax.train.measure_policy import measure_policy
 from rlvr_jax.train.noise_options import Options
 from rlvr_jax.train.programs import build_programs
+from rlvr_jax.train.sample_prompts import sample_prompts
 from rlvr_jax.train.saved_policy import saved_state
 from rlvr_jax.train.starting_state import held_params, starting_state
 from rlvr_jax.train.stop import StopRequest
@@ -281,6 +281,7 @@ def test_rollouts_are_those_of_merged_weights(learner, tiny_params):
     expected = sample_prompts(
         learner.programs.sample, weights, problems, range(len(problems)), learner._rollout_key, parts.tokenizer,
         parts.mesh, max_prompt_tokens=parts.plan.max_prompt_tokens, bucket_tokens=config.sampling.bucket_tokens,
+        prompts_at_once=len(problems),
     )  # fmt: skip
     np.testing.assert_array_equal(got.completion_PRT, expected.completion_PRT)
     np.testing.assert_allclose(got.behavior_logprob_PRT, expected.behavior_logprob_PRT, atol=2e-5)

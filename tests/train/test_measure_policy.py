@@ -522,7 +522,7 @@ def test_adams_metric_needs_a_checkpoint(tiny_config):
 )
 def test_a_chunk_has_the_rollouts_of_a_backward_pass(module_config, n_prompts, n_rollouts, n_devices, expected):
     asked = options(n_prompts=n_prompts, n_rollouts=n_rollouts)
-    assert chunk_prompts(module_config, asked, n_devices=n_devices) == expected
+    assert chunk_prompts(module_config, asked, microbatch_prompts=8, n_devices=n_devices) == expected
 
 
 def test_a_checkpoint_is_measured_in_its_run_directory(made_up, tiny_config, tiny_params, tmp_path):

@@ -23,9 +23,11 @@ from rlvr_jax.train.memory_plan import (
     automatic_microbatch,
     device_budget,
     memory_fix,
+    memory_plan,
     memory_problems,
     memory_table,
     memory_warnings,
+    prompts_at_once,
     size_text,
     step_argument_bytes,
     within_memory,
@@ -129,6 +131,43 @@ def test_the_samplers_caches_by_hand():
     assert parts.memory.caches == 16 * (256 + 8 * 512) * 2 * 2 * 16 * 16 * 128
 
 
+def test_no_more_rollouts_are_drawn_at_a_time_than_have_room():
+    config = olmo_config(data=1)
+    config.placement.memory_gib = 60.0
+    model = PlannedModel(OLMO_2_1B, None, build_mesh(config.placement), jnp.dtype("bfloat16"))
+
+    def plan(**sampling):
+        changed = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, **sampling))
+        return memory_plan(changed, model, prompt_tokens=256, microbatch_prompts=1, budget=60 * GIB)
+
+    per_slot = 2 * 2 * 16 * 16 * 128  # k and v x 2 bytes x layers x heads x width
+    automatic = plan(max_new_tokens=2048)
+    # 0.95 x 60 GiB less 16 bytes per parameter, and 2 for the sampler; per rollout 256 + 2048 slots and 3 x V logits
+    room = int(0.95 * 60 * GIB) - 16 * 1_484_916_736 - 4 * 11 - 2 * 1_484_916_736
+    assert automatic.rollouts_at_once == room // (per_slot * (256 + 2048) + 3 * 4 * 100_352)
+    assert automatic.caches + automatic.sampler <= room + 2 * 1_484_916_736
+    assert plan(max_new_tokens=2048, rollouts_at_once=16).caches == 2 * (256 + 8 * 2048) * per_slot
+
+
+@pytest.mark.parametrize(
+    ("n_prompts", "n_rollouts", "rollouts_at_once", "n_shards", "expected"),
+    [
+        (16, 8, None, 1, 16),
+        (16, 8, 128, 1, 16),
+        (16, 8, 127, 1, 8),  # 15 would leave 1 for the second part
+        (16, 8, 24, 1, 3),  # six parts of 3
+        (16, 8, 4, 1, 1),  # prompts are never split
+        (16, 8, 64, 4, 8),
+        (16, 8, 8, 4, 4),  # a prompt for each device
+        (3, 8, 8, 4, 3),
+        (1319, 1, 500, 1, 440),
+    ],
+)
+def test_prompts_are_drawn_in_parts_of_about_one_size(n_prompts, n_rollouts, rollouts_at_once, n_shards, expected):
+    got = prompts_at_once(n_prompts, n_rollouts=n_rollouts, rollouts_at_once=rollouts_at_once, n_shards=n_shards)
+    assert got == expected
+
+
 def test_a_micro_batch_fits_the_budget():
     config = olmo_config(data=1)
     config.batch.microbatch_prompts = 0
@@ -192,7 +231,7 @@ def test_the_budget_is_what_the_config_says_or_the_least_that_a_device_has():
 
 PLAN = MemoryPlan(
     weights=4 * GIB, moments=8 * GIB, starting=4 * GIB, batch=2**20, backward=10 * GIB, caches=5 * GIB, sampler=3 * GIB,
-    microbatch_prompts=4, budget=40 * GIB,
+    microbatch_prompts=4, rollouts_at_once=None, budget=40 * GIB,
 )  # fmt: skip
 
 
@@ -214,7 +253,7 @@ def test_what_does_not_fit_is_said_with_what_to_change():
     assert memory_warnings(dataclasses.replace(PLAN, budget=16 * GIB)) == []  # said once
     assert memory_problems(dataclasses.replace(PLAN, budget=None)) == []
     assert "batch.n_rollouts" in memory_fix(dataclasses.replace(PLAN, microbatch_prompts=1))
-    assert "sampling.max_new_tokens" in memory_fix(dataclasses.replace(PLAN, caches=20 * GIB))
+    assert "sampling.rollouts_at_once" in memory_fix(dataclasses.replace(PLAN, caches=20 * GIB))
 
 
 def test_the_plan_as_text():

@@ -13,10 +13,11 @@ from rlvr_jax.models.spec import initial_params
 from rlvr_jax.train import programs as programs_module
 from rlvr_jax.train.assemble import assemble
 from rlvr_jax.train.batch import batch_without_advantages, in_microbatches, with_advantages
-from rlvr_jax.train.collect import collected, sample_prompts
+from rlvr_jax.train.collect import collected
 from rlvr_jax.train.config import AlgoConfig, set_field
 from rlvr_jax.train.loss import build_loss, build_rollout_logprobs
 from rlvr_jax.train.programs import build_programs, shares_backward
+from rlvr_jax.train.sample_prompts import sample_prompts
 from rlvr_jax.train.state import initial_state
 
 SETTINGS = {
@@ -63,7 +64,7 @@ def drawn_batch(config, params):
     problems = [parts.task.train_problem(i) for i in range(8)]
     drawn = sample_prompts(
         programs.sample, params, problems, range(8), jax.random.key(0), parts.tokenizer, parts.mesh,
-        max_prompt_tokens=7, bucket_tokens=config.sampling.bucket_tokens,
+        max_prompt_tokens=7, bucket_tokens=config.sampling.bucket_tokens, prompts_at_once=8,
     )  # fmt: skip
     collection = collected(parts.task, problems, drawn, parts.tokenizer, config.algo, max_new_tokens=4)
     batch = with_advantages(batch_without_advantages(collection), collection, programs.advantages)
