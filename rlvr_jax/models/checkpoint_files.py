@@ -37,6 +37,9 @@ def checkpoint_folder(name: str, *, weights: bool) -> Path:
     if parts is None:
         raise ValueError(f"there is no folder {name}, and it is no OWNER/NAME[@REVISION] of the Hugging Face Hub")
     from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import logging as hub_logging
+
+    hub_logging.disable_propagation()  # it has a handler of its own, and would be heard twice
 
     wanted = [CONFIG_FILE, GENERATION_FILE, *VOCABULARY_FILES, *MORE_FILES]
     if weights:

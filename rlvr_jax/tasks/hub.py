@@ -25,11 +25,13 @@ def hub_file(path: str, *, is_data_file: Callable[[str], bool]) -> Path:
         raise ValueError(f"{path} is no dataset on the Hugging Face Hub; write {HUB_PREFIX}OWNER/NAME/FILE@REVISION")
     try:
         from huggingface_hub import HfApi, hf_hub_download
+        from huggingface_hub.utils import logging as hub_logging
     except ModuleNotFoundError as error:
         raise ValueError(
             f"there is no file {path} here, and to look for it on the Hugging Face Hub takes: "
             "pip install huggingface_hub"
         ) from error
+    hub_logging.disable_propagation()  # it has a handler of its own, and would be heard twice
     repo, file, revision = parts["repo"], parts["file"], parts["revision"]
     try:
         names = [file] if file else HfApi().list_repo_files(repo, repo_type="dataset", revision=revision)

@@ -17,7 +17,7 @@ from rlvr_jax.tasks.arithmetic import DigitArithmetic, SentenceArithmetic
 from rlvr_jax.tasks.jsonl import JsonlTask
 from rlvr_jax.tasks.problem import Task
 from rlvr_jax.train.batch_plan import BatchPlan, batch_plan
-from rlvr_jax.train.config import ConfigError, LoraConfig, ModelConfig, TaskConfig, TrainConfig
+from rlvr_jax.train.config import ConfigError, LoraConfig, ModelConfig, SourceError, TaskConfig, TrainConfig
 from rlvr_jax.train.long_prompts import used_problems
 from rlvr_jax.train.memory_plan import MemoryPlan, PlannedModel, prompts_at_once, within_memory
 from rlvr_jax.train.named_model import named_tokenizer, published_model
@@ -59,8 +59,12 @@ class Parts:
 def assemble(config: TrainConfig) -> Parts:
     """Validates the config against itself, the data and the devices. Raises ConfigError with every problem."""
     validate(config)
-    whole_task, tokenizer, mesh = build_task(config.task), named_tokenizer(config.model), build_mesh(config.placement)
-    hf_model = published_model(config.model)
+    mesh = build_mesh(config.placement)
+    try:
+        whole_task, tokenizer = build_task(config.task), named_tokenizer(config.model)
+        hf_model = published_model(config.model)
+    except ConfigError as error:
+        raise SourceError(error.problems) from error
     spec = hf_model.spec if hf_model else model_spec(config.model, vocab_size=tokenizer.vocab_size)
     sizes = {"vocab_size": spec.vocab_size, "tokenizer_vocab_size": tokenizer.vocab_size}
     if problems := tokenizer_problems(config.model, **sizes):

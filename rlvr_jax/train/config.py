@@ -33,6 +33,10 @@ class ConfigError(ValueError):
         self.problems = problems
 
 
+class SourceError(ConfigError):
+    """The data, the tokenizer or the model that a config names cannot be had."""
+
+
 @dataclasses.dataclass
 class TaskConfig:
     """Which problems."""

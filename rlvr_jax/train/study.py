@@ -10,7 +10,7 @@ import jax
 
 from rlvr_jax.train.assemble import assemble
 from rlvr_jax.train.batch_plan import plan_table
-from rlvr_jax.train.config import ConfigError, TrainConfig
+from rlvr_jax.train.config import ConfigError, SourceError, TrainConfig
 from rlvr_jax.train.memory_plan import memory_problems, memory_table
 from rlvr_jax.train.out_of_memory import out_of_memory_explained
 from rlvr_jax.train.placement import unsplit_dimensions
@@ -108,12 +108,16 @@ def _held(folder: Path) -> Iterator[None]:
 
 def _assembled(points: list[TrainConfig]) -> list:
     """Checks every point; one message holds the problems of all of them, each once."""
-    parts, problems = [], []
+    parts, problems, out_of_reach = [], [], []
     for config in points:
+        if (config.task, config.model) in out_of_reach:  # a network that is down takes long to say so
+            continue
         try:
             parts.append(assemble(config))
             problems += [problem for problem in memory_problems(parts[-1].memory) if problem not in problems]
         except ConfigError as error:
+            if isinstance(error, SourceError):
+                out_of_reach.append((config.task, config.model))
             problems += [problem for problem in error.problems if problem not in problems]
     names = [config.point_name for config in points]
     problems += [
