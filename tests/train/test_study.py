@@ -18,7 +18,7 @@ def test_data_that_cannot_be_had_are_asked_for_once(tiny_config, tmp_path, monke
 
     monkeypatch.setattr("rlvr_jax.train.assemble.build_task", build_task)
     points = [copy.deepcopy(tiny_config) for _ in range(3)]
-    points[1].seed, points[2].task.operators = 1, "-"
+    points[1].seed, points[2].seed, points[2].task.operators = 1, 2, "-"
     with pytest.raises(ConfigError) as raised:
         run_study(points, tmp_path, stop=StopRequest(), say=print)
     assert asked == ["+", "-"]
