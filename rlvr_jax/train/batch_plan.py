@@ -98,8 +98,8 @@ def batch_plan(
             f"tokens; use {longest_prompt_tokens}, or 0 for automatic, or sampling.long_prompts='leave_out'"
         )
     prompt_tokens = sampling.max_prompt_tokens or longest_prompt_tokens
-    if max_positions is not None and prompt_tokens + sampling.max_new_tokens > max_positions:
-        room = max_positions - prompt_tokens
+    if max_positions is not None and longest_prompt_tokens + sampling.max_new_tokens > max_positions:
+        room = max_positions - longest_prompt_tokens
         fixes = [f"sampling.max_new_tokens={room} or less"] if room > 0 else []
         if max_positions > sampling.max_new_tokens:
             fixes.append(
@@ -107,8 +107,8 @@ def batch_plan(
                 "sampling.long_prompts='leave_out'"
             )
         problems.append(
-            f"prompts of up to {prompt_tokens} tokens and sampling.max_new_tokens={sampling.max_new_tokens} make "
-            f"{prompt_tokens + sampling.max_new_tokens}, more than the {max_positions} positions that "
+            f"prompts of up to {longest_prompt_tokens} tokens and "
+            f"sampling.max_new_tokens={sampling.max_new_tokens} make {longest_prompt_tokens + sampling.max_new_tokens}, more than the {max_positions} positions that "
             f"model.name={config.model.name!r} was made for; use {', or '.join(fixes or ['fewer of both'])}"
         )
     if problems:

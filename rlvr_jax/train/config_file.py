@@ -90,6 +90,8 @@ def choose_point(points: list[TrainConfig], *, name: str | None, index: int | No
     if name is None and index is None:
         return points
     names = [point.point_name for point in points]
+    if name is not None and index is not None:
+        raise ConfigError([f"--point={name} and --index={index} both name a point; keep one"])
     if name is not None:
         if name not in names:
             nearest = difflib.get_close_matches(name, names, n=1)

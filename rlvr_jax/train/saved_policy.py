@@ -10,7 +10,7 @@ from rlvr_jax.train.config import TrainConfig
 from rlvr_jax.train.params_hash import params_hash
 from rlvr_jax.train.placement import placed_abstract_state
 from rlvr_jax.train.programs import build_programs
-from rlvr_jax.train.run_directory import config_as_json, read_run
+from rlvr_jax.train.run_directory import MEMORY_FIELDS, config_as_json, read_run
 from rlvr_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def _check_config(config: TrainConfig, checkpoint: Path) -> None:
     changed = {
         name: f"{name} was {run['config'][name]!r} and is {value!r} now"
         for name, value in config_as_json(config).items()
-        if name in run["config"] and run["config"][name] != value
+        if name in run["config"] and run["config"][name] != value and name not in MEMORY_FIELDS
     }
     groups = ("model.", "lora.") if config.lora.enabled or run["config"].get("lora.enabled") else ("model.",)
     of_model = [text for name, text in changed.items() if name.startswith(groups) and name != "lora.peak_lr"]

@@ -55,6 +55,8 @@ def slurm_script(
 #SBATCH --output=%x_%a.log
 
 cd {shlex.quote(str(folder))} || exit 1
+# srun does not ask sbatch for it, as of Slurm 22.05
+[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK"
 srun {run} --index="$SLURM_ARRAY_TASK_ID"
 code=$?
 # {OUT_OF_TIME}: no time is left, {ASKED_TO_STOP}: asked to stop; all is saved, and the same task goes on from there
@@ -63,3 +65,16 @@ if [ "$code" -eq {OUT_OF_TIME} ] || [ "$code" -eq {ASKED_TO_STOP} ]; then
 fi
 exit "$code"
 """
+
+
+def arguments_of_task(arguments: Sequence[str]) -> list[str]:
+    """Those of bin/train without what the script decides: --slurm, --slurm_hours (=1 or 1), --distributed."""
+    kept, rest = [], iter(arguments)
+    for argument in rest:
+        name, equals, _ = argument.lstrip("-").partition("=")
+        if name == "distributed" or name.startswith("slurm"):
+            if not equals and name != "slurm":
+                next(rest, None)  # its value
+        else:
+            kept.append(argument)
+    return kept

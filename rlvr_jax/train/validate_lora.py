@@ -47,7 +47,8 @@ def lora_warnings(config: TrainConfig) -> list[str]:
             for field in dataclasses.fields(lora)
             if getattr(lora, field.name) != getattr(LoraConfig(), field.name)
         ]
-        return [f"{' and '.join(named)} do nothing while lora.enabled=False"] if named else []
+        do = "do" if len(named) > 1 else "does"
+        return [f"{' and '.join(named)} {do} nothing while lora.enabled=False"] if named else []
     ratio = config.peak_lr / config.optimizer.peak_lr
     if ratio >= LEAST_RATE_RATIO:
         return []

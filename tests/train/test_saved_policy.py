@@ -39,6 +39,11 @@ def test_another_network_with_weights_of_the_same_shapes_is_refused(run, tiny_co
         saved_state(tiny_config, assemble(tiny_config), run)
 
 
+def test_settings_of_memory_alone_make_no_other_network(run, tiny_config):
+    tiny_config.model.remat, tiny_config.model.logprob_chunk_mib = "full", 1
+    saved_state(tiny_config, assemble(tiny_config), run)
+
+
 def test_other_settings_that_change_what_is_measured_are_warned_about(run, tiny_config, caplog):
     tiny_config.sampling.temperature = 0.7
     with caplog.at_level(logging.WARNING):

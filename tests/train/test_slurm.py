@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from rlvr_jax.train.config import ConfigError
-from rlvr_jax.train.slurm import slurm_script
+from rlvr_jax.train.slurm import arguments_of_task, slurm_script
 
 COMMAND = ["/usr/bin/python3", "bin/train", "--config=cbs_p1.py:tiny", "--runs=my runs"]
 
@@ -54,3 +54,8 @@ def test_several_nodes_are_told_of_each_other(tiny_config, tmp_path):
 def test_what_cannot_be_asked_for_is_refused(tiny_config, tmp_path, wrong):
     with pytest.raises(ConfigError, match="--slurm_hours"):
         script(tiny_config, tmp_path, **wrong)
+
+
+def test_a_task_has_the_arguments_that_are_not_the_scripts():
+    given = ["--config=a.py", "--slurm", "--slurm_hours", "12", "--runs", "r", "-slurm_gpus=2", "--distributed=slurm"]
+    assert arguments_of_task(given) == ["--config=a.py", "--runs", "r"]
