@@ -4,6 +4,7 @@ Published tokenizers differ in which special tokens they name and add. Here a pr
 before a text, never those after it (a completion follows), and a completion ends with one EOS.
 """
 
+import datetime
 import hashlib
 import json
 import logging
@@ -20,6 +21,14 @@ VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # transf
 MORE_FILES = (
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
     "chat_template.jinja",
+)
+# Some templates write today's date into every prompt, so that a run could not be repeated on another day. Here it is
+# always the one that Llama's template falls back to.
+_CHAT_DAY = datetime.date(2024, 7, 26)
+_ALWAYS_THAT_DAY = (  # in place of the function that transformers gives a template; functions cannot be passed to one
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f"|replace('%{code}', '{_CHAT_DAY.strftime('%' + code)}')" for code in "aAbBdjmuwyYHIMSp")
+    + " }}{% endmacro %}\n"  # a new line, which Jinja drops here, so that the template's first line is one
 )
 _PROBE = "In 2024: 12345 + 67.89 =  4^2?\n\n\tThe cat's café, x_1 数学 DON'T"  # where pre-tokenizers differ
 
@@ -62,7 +71,7 @@ class HfTokenizer:
         self.fingerprint = _fingerprint(folder, [self.eos_ids, self.pad_id, uses_chat_template])
 
     def encode_prompt(self, text: str) -> list[int]:
-        """The ids that the policy reads. Raises ValueError when the text has none."""
+        """The ids that the policy reads. Raises ValueError when the text has none, or the chat template refuses it."""
         return self.encode_prompts([text])[0]
 
     def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
@@ -95,9 +104,15 @@ class HfTokenizer:
         if not texts:
             return []
         # lengths are compared with the config's limits later; the tokenizer's own would only warn or cut
-        return self._tokenizer(texts, add_special_tokens=False, truncation=False, padding=False, verbose=False)[
-            "input_ids"
-        ]
+        options = {"add_special_tokens": False, "truncation": False, "padding": False, "verbose": False}
+        try:
+            return self._tokenizer(texts, **options)["input_ids"]
+        except Exception as error:  # the library raises no narrower kind, as of a character without an id
+            if len(texts) > 1:
+                return [self._ids([text])[0] for text in texts]  # raises at the text that it is
+            raise ValueError(
+                f"the tokenizer {self.name} cannot encode {texts[0][:80]!r} ({_one_line(error)})"
+            ) from error
 
     def _ids_before_a_text(self) -> list[int]:
         """What the tokenizer puts before a text of its own accord, as Llama's puts BOS and Qwen's nothing."""
@@ -110,7 +125,11 @@ class HfTokenizer:
 
     def _warn_of_other_ids(self, of_file: Any) -> None:
         """The class that transformers picks for a type of model may cut texts in another way than the file says."""
-        if of_file.encode(_PROBE, add_special_tokens=False).ids != self._ids([_PROBE])[0]:
+        try:
+            ids_of_file, ids = of_file.encode(_PROBE, add_special_tokens=False).ids, self._ids([_PROBE])[0]
+        except Exception:  # one that knows a few characters only, as that of an exported built-in model
+            return
+        if ids_of_file != ids:
             log.warning(
                 "the tokenizer %s: transformers reads it as a %s, which gives other ids than its tokenizer.json. If "
                 "the model was trained with those of the file, copy the tokenizer's files into a folder without "
@@ -119,9 +138,20 @@ class HfTokenizer:
             )
 
     def _as_chat(self, text: str) -> str:
-        return self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
-        )
+        turn = [{"role": "user", "content": text}]
+        try:
+            return self._tokenizer.apply_chat_template(
+                turn,
+                chat_template=_ALWAYS_THAT_DAY + self._tokenizer.get_chat_template(),
+                add_generation_prompt=True,
+                tokenize=False,
+                date_string=_CHAT_DAY.strftime("%d %b %Y"),
+            )
+        except Exception as error:  # whatever a template can raise
+            raise ValueError(
+                f"the chat template of the tokenizer {self.name} fails on a user's turn, on {text[:80]!r} "
+                f"({_one_line(error)}); change that prompt, or set model.uses_chat_template=False"
+            ) from error
 
     def _check_chat_template(self) -> None:
         if not self._tokenizer.chat_template:
@@ -129,14 +159,7 @@ class HfTokenizer:
                 f"the tokenizer {self.name} has no chat template; set model.uses_chat_template=False, or name one that "
                 "has it in model.tokenizer"
             )
-        try:
-            is_there = "a7" in self._as_chat("a7")
-        except Exception as error:  # whatever a template can raise
-            raise ValueError(
-                f"the chat template of the tokenizer {self.name} fails on a user's turn "
-                f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); set model.uses_chat_template=False"
-            ) from error
-        if not is_there:
+        if "a7" not in self._as_chat("a7"):
             raise ValueError(
                 f"the chat template of the tokenizer {self.name} does not show the user's turn; "
                 "set model.uses_chat_template=False"
@@ -156,9 +179,12 @@ def _loaded(folder: Path, name: str) -> Any:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # of a file's syntax, a missing package, code that would have to be run: many kinds
         raise ValueError(
-            f"the tokenizer {name} in {folder} cannot be read "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:300]}); name another in model.tokenizer"
+            f"the tokenizer {name} in {folder} cannot be read ({_one_line(error)}); name another in model.tokenizer"
         ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _tokenizer_of_file(folder: Path) -> Any | None:

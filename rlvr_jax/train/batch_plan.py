@@ -108,7 +108,8 @@ def batch_plan(
             )
         problems.append(
             f"prompts of up to {longest_prompt_tokens} tokens and "
-            f"sampling.max_new_tokens={sampling.max_new_tokens} make {longest_prompt_tokens + sampling.max_new_tokens}, more than the {max_positions} positions that "
+            f"sampling.max_new_tokens={sampling.max_new_tokens} make "
+            f"{longest_prompt_tokens + sampling.max_new_tokens}, more than the {max_positions} positions that "
             f"model.name={config.model.name!r} was made for; use {', or '.join(fixes or ['fewer of both'])}"
         )
     if problems:

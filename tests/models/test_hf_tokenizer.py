@@ -7,7 +7,9 @@ import pytest
 from published_folder import CHAT_TEMPLATE, save_tokenizer, write_json
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from rlvr_jax.models.char_tokenizer_files import save_char_tokenizer
 from rlvr_jax.models.hf_tokenizer import HfTokenizer
+from rlvr_jax.models.tokenizer import CharTokenizer
 
 BOS, END, TURN, PAD = 0, 1, 2, 3
 
@@ -139,6 +141,32 @@ def test_the_chat_template_writes_the_special_tokens_itself(folder):
     assert chat.encode_completion("7") == [*plain_ids(folder, "7"), END]
 
 
+@pytest.mark.parametrize("date", ["date_string", "strftime_now('%d %b %Y')"])
+def test_a_prompt_does_not_change_with_the_calendar_day(tmp_path, date):
+    # as Llama 3.2's: a date_string if it is given one, else today's date
+    save_tokenizer(tmp_path, chat_template="{{ " + date + " }}|{{ messages[0].content }}")
+    chat = tokenizer_in(tmp_path, uses_chat_template=True)
+    assert chat.decode(chat.encode_prompt("12+3")) == "26 Jul 2024|12+3"
+
+
+def test_the_day_comes_in_the_format_that_a_template_asks_for(tmp_path):
+    template = (
+        "  {% set day = strftime_now('%A, %Y-%m-%d %H:%M') %}{{ day }}{% if strftime_now is defined %}|{% endif %}"
+    )
+    save_tokenizer(tmp_path, chat_template=template + "{{ messages[0].content }}")
+    chat = tokenizer_in(tmp_path, uses_chat_template=True)
+    # and no spaces: transformers strips them before a block at the start of a line
+    assert chat.decode(chat.encode_prompt("7")) == "Friday, 2024-07-26 00:00|7"
+
+
+def test_a_prompt_that_the_chat_template_refuses_is_named(tmp_path):
+    template = "{% if 'x' in messages[0].content %}{{ raise_exception('no x') }}{% endif %}{{ messages[0].content }}"
+    save_tokenizer(tmp_path, chat_template=template)
+    chat = tokenizer_in(tmp_path, uses_chat_template=True)
+    with pytest.raises(ValueError, match=r"mine fails on a user's turn, on '7x{79}' \(TemplateError: no x\)"):
+        chat.encode_prompts(["7", "7" + "x" * 200])
+
+
 def test_a_missing_chat_template_is_refused(tmp_path):
     save_tokenizer(tmp_path)
     with pytest.raises(ValueError, match=r"mine has no chat template; set model\.uses_chat_template=False"):
@@ -153,6 +181,17 @@ def test_a_chat_template_that_cannot_be_used_is_refused(tmp_path, template, word
     save_tokenizer(tmp_path, chat_template=template)
     with pytest.raises(ValueError, match=words):
         tokenizer_in(tmp_path, uses_chat_template=True)
+
+
+def test_a_tokenizer_of_few_characters_is_read_and_refuses_the_text_that_it_cannot_encode(tmp_path):
+    save_char_tokenizer(tmp_path)  # as beside an exported built-in model
+    ours, theirs = CharTokenizer(), tokenizer_in(tmp_path)
+    texts = ["12+34=", "What?\n"]
+    assert theirs.encode_prompts(texts) == ours.encode_prompts(texts)
+    assert (theirs.eos_ids, theirs.pad_id, theirs.vocab_size) == (ours.eos_ids, ours.pad_id, ours.vocab_size)
+    for encode in (theirs.encode_prompts, theirs.completion_lengths):
+        with pytest.raises(ValueError, match=r"the tokenizer mine cannot encode 'café' \(Exception: WordLevel error"):
+            encode(["12+34=", "café", "7"])
 
 
 def test_a_prompt_without_tokens_is_refused(tmp_path):
