@@ -17,7 +17,7 @@ from rlvr_jax.models.hf_tokenizer import MORE_FILES, VOCABULARY_FILES
 INDEX_FILE = "model.safetensors.index.json"
 READ_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # as named in a file, and here
 GENERATION_FILE = "generation_config.json"
-_HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>.+))?")
+HUB_NAME = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\S+))?")
 _SHARD_NAME = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
 N_SHOWN = 5  # names of each kind in a message
 
@@ -33,7 +33,7 @@ def checkpoint_folder(name: str, *, weights: bool) -> Path:
         if not (folder / CONFIG_FILE).is_file():
             raise ValueError(f"{name} is a folder without {CONFIG_FILE}; name the folder of a model in the HF layout")
         return folder
-    parts = _HUB_NAME.fullmatch(name)
+    parts = HUB_NAME.fullmatch(name)
     if parts is None:
         raise ValueError(f"there is no folder {name}, and it is no OWNER/NAME[@REVISION] of the Hugging Face Hub")
     from huggingface_hub import snapshot_download
@@ -48,10 +48,13 @@ def checkpoint_folder(name: str, *, weights: bool) -> Path:
     try:
         found = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
     except Exception as error:  # of the transport below the library, which differs between its versions
-        raise _unreachable(name, repo, revision, error) from error
-    if not (found / CONFIG_FILE).is_file():
+        raise _unreachable(repo, revision, error) from error
+    lacking = [] if (found / CONFIG_FILE).is_file() else [CONFIG_FILE]
+    if weights and not any(found.glob("*.safetensors")):
+        lacking.append("safetensors files")
+    if lacking:
         raise ValueError(
-            f"{name} on the Hugging Face Hub has no {CONFIG_FILE}, or the copy here lacks it; "
+            f"{name} on the Hugging Face Hub has no {' and no '.join(lacking)}, or the copy here lacks them; "
             "if HF_HUB_OFFLINE is set, fetch the model once without it"
         )
     return found
@@ -149,10 +152,10 @@ def _shards(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if _SHARD_NAME.fullmatch(path.name))
 
 
-def _unreachable(name: str, repo: str, revision: str | None, error: Exception) -> ValueError:
+def _unreachable(repo: str, revision: str | None, error: Exception) -> ValueError:
     from huggingface_hub import errors
 
-    at = f"{name}: there is no such folder here, and on the Hugging Face Hub"
+    at = "there is no such folder here, and on the Hugging Face Hub"
     if isinstance(error, errors.GatedRepoError):
         return ValueError(f"{at} {repo} is gated; accept its terms on its page, then `hf auth login`")
     if isinstance(error, errors.RepositoryNotFoundError):

@@ -190,7 +190,7 @@ def _refuse_other_networks(fields: dict[str, Any], family: str) -> None:
         refusals.append(f"hidden_act={fields['hidden_act']!r}: only silu is supported")
     if fields.get("quantization_config"):
         refusals.append("quantization_config: quantised weights are not supported; use the unquantised model")
-    if any(name.startswith("AutoModel") for name in fields.get("auto_map", {})):
+    if any(str(name).startswith("AutoModel") for name in _of_type(fields, "auto_map", dict)):
         refusals.append(
             f"auto_map={fields['auto_map']}: the model brings code of its own, which is never run; use one without"
         )
@@ -205,9 +205,18 @@ def _refuse_other_networks(fields: dict[str, Any], family: str) -> None:
         raise ValueError("; ".join(refusals))
 
 
+def _of_type(fields: dict[str, Any], name: str, kind: type[dict] | type[list]) -> Any:
+    """An object or a list; an empty one where it is absent. Raises ValueError."""
+    value = fields.get(name, kind())
+    if not isinstance(value, kind):
+        what = {dict: "an object of fields", list: "a list"}[kind]
+        raise ValueError(f"{name}={value!r} must be {what}; correct the config.json")
+    return value
+
+
 def _sliding_layers(fields: dict[str, Any], family: str) -> str:
     """What in the config makes a layer see less than everything before it; "" if nothing does."""
-    of_others = [kind for kind in fields.get("layer_types", []) if kind != "full_attention"]
+    of_others = [kind for kind in _of_type(fields, "layer_types", list) if kind != "full_attention"]
     if of_others:
         return f"layer_types has {of_others[0]!r}"
     if not family.startswith("qwen") or not flag(fields, "use_sliding_window") or "layer_types" in fields:

@@ -45,6 +45,8 @@ def rope_of_fields(fields: dict[str, Any], *, max_positions: int) -> tuple[float
             "llama3", positive_number(given, "factor"), length, low_freq_factor=low, high_freq_factor=high
         )
         return theta, scaling
+    if theta <= 1:  # with which no pair turns slower than another
+        raise ValueError(f"rope_theta={theta} must be above 1 for rope type 'yarn'; correct the config.json")
     factor = positive_number({"factor": max_positions / length} | given, "factor")
     scaling = RopeScaling(
         "yarn",

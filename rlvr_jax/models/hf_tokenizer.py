@@ -57,6 +57,7 @@ class HfTokenizer:
             return self._tokenizer.convert_tokens_to_ids(token) if is_there else None
 
         self.eos_ids = _eos_ids(id_of_special(self._tokenizer.eos_token), folder, name)
+        self.bos_id = id_of_special(self._tokenizer.bos_token)
         pad_id = id_of_special(self._tokenizer.pad_token)
         self.pad_id = self.eos_ids[0] if pad_id is None else pad_id
         id_of = self._tokenizer.get_vocab()

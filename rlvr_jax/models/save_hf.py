@@ -16,6 +16,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from rlvr_jax.models.checkpoint_files import GENERATION_FILE, INDEX_FILE
@@ -41,7 +42,8 @@ def save_hf(
         max_shard_bytes: of one file; a larger tensor has a file of its own.
         tokenizer_files: may hold a generation_config.json; else one is made of the config's token ids.
 
-    Raises ValueError if the folder exists with something in it, or the dtype is no such or too narrow.
+    Raises ValueError if the folder exists with something in it, or the dtype is no such or too narrow; OSError if it
+    cannot be written.
     """
     if dtype not in SAVED_DTYPES:
         raise ValueError(f"dtype {dtype!r} is none of {', '.join(SAVED_DTYPES)}")
@@ -73,7 +75,7 @@ def save_peft(folder: Path, factors: Params, lora: LoraSpec, model: HfModel, *, 
         factors: as of `lora_table(model.spec, lora)`.
         base_name: where peft finds the frozen weights, a folder or OWNER/NAME[@REVISION].
 
-    Raises ValueError if the folder exists with something in it.
+    Raises ValueError if the folder exists with something in it, OSError if it cannot be written.
     """
     flat, arrays = flax.traverse_util.flatten_dict(factors, sep="/"), {}
     for path, leaf in flat.items():
@@ -145,15 +147,25 @@ def _theirs(leaf: jax.Array, tensor: HfTensor, layer: int | None) -> np.ndarray:
 
 @contextlib.contextmanager
 def _complete_or_absent(folder: Path) -> Iterator[Path]:
-    """A folder to write in, which becomes `folder` at the end of the block, or goes if the block fails."""
-    folder = folder.absolute()
+    """A folder to write in, which becomes `folder` at the end of the block, or goes if the block fails.
+
+    Raises ValueError if there is something in `folder`, OSError if it cannot be written.
+    """
+    folder = folder.resolve()  # where a link points, since no folder can take the place of a link
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty; name another folder, or remove it")
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")  # beside it: renaming needs the same disk
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise OSError(f"{folder} cannot be made ({error.strerror}); name another folder") from error
     try:
         yield partial
         partial.rename(folder)
+    except (OSError, SafetensorError) as error:  # the latter of a full disk, too
+        raise OSError(
+            f"writing {folder} failed ({error}); nothing is left of it; free the disk or name another folder"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

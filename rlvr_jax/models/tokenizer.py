@@ -10,6 +10,7 @@ class Tokenizer(Protocol):
     name: str
     fingerprint: str  # of everything the ids depend on: "" where this code alone decides them
     pad_id: int  # never read as a token: lengths say where a row ends, so it may be one of eos_ids
+    bos_id: int | None  # None: it names none
     eos_ids: tuple[int, ...]  # each ends a completion; the first is the one that demonstrations end with
     vocab_size: int  # one more than the largest id
 
@@ -23,7 +24,7 @@ class Tokenizer(Protocol):
         """The ids that the policy would have written, EOS included. Raises ValueError when the text has none."""
 
     def completion_lengths(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each, EOS included."""
+        """Tokens of each, EOS included. May raise ValueError at one that has none."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of `token_ids` up to the first EOS; special tokens are left out."""

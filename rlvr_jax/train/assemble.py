@@ -61,8 +61,9 @@ def assemble(config: TrainConfig) -> Parts:
     validate(config)
     mesh = build_mesh(config.placement)
     try:
-        whole_task, tokenizer = build_task(config.task), named_tokenizer(config.model)
-        hf_model = published_model(config.model)
+        whole_task = build_task(config.task)
+        hf_model = published_model(config.model)  # first: the tokenizer is read by its config.json, too
+        tokenizer = named_tokenizer(config.model)
     except ConfigError as error:
         raise SourceError(error.problems) from error
     spec = hf_model.spec if hf_model else model_spec(config.model, vocab_size=tokenizer.vocab_size)
@@ -137,11 +138,14 @@ def lora_spec(config: LoraConfig, spec: ModelSpec) -> LoraSpec | None:
 
 @functools.lru_cache(maxsize=4)  # all points of a study share task and tokenizer
 def longest_completion_tokens(task: Task, tokenizer: Tokenizer, *, is_demonstration: bool) -> int:
-    """Of a gold answer or of a demonstration, EOS included. Raises ConfigError at a demonstration without tokens."""
+    """Of a gold answer or of a demonstration, EOS included. Raises ConfigError at one that has no tokens."""
     if not is_demonstration:
         problems = [task.train_problem(i) for i in range(task.n_train)]
         problems += [task.heldout_problem(i) for i in range(task.n_heldout)]
-        return max(tokenizer.completion_lengths(sorted({problem.answer for problem in problems})))
+        try:
+            return max(tokenizer.completion_lengths(sorted({problem.answer for problem in problems})))
+        except ValueError as error:
+            raise ConfigError([f"task {task.name!r}, answers: {error}"]) from error
     if not task.fingerprint:  # drawn when needed, in ASCII, of which a token holds a character or more
         return 1 + task.longest_demonstration
     rng = np.random.default_rng(0)  # right demonstrations draw nothing from it that matters

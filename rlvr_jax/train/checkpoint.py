@@ -13,7 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from rlvr_jax.train.processes import is_first, wait_for_all
+from rlvr_jax.train.processes import any_process, is_first, wait_for_all
 from rlvr_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -76,19 +76,25 @@ class Checkpoints:
         """
         damaged: dict[int, Exception] = {}
         for update in sorted(self._manager.all_steps(), reverse=True):
+            found, fault = None, None
             try:
                 found = self.restore(update, like)
             except Exception as error:  # orbax and tensorstore raise many kinds for a damaged file
-                damaged[update] = error
-            else:
+                fault = error
+            if not any_process(fault is not None):
                 self._set_aside(damaged, going_on_from=update)
                 return found
+            damaged[update] = fault or CheckpointError("another process cannot read it")
         if damaged:
             update, error = max(damaged.items())
             raise CheckpointError(
                 f"none of the checkpoints in {self.folder} (updates {sorted(damaged)}) can be read; "
                 f"of update {update}: {type(error).__name__}: {first_line(error)}. "
-                "Delete the run directory to start over"
+                + (
+                    "Delete the run directory to start over"
+                    if jax.process_count() == 1
+                    else "If the files are whole, see why that process cannot read them; else delete the run directory"
+                )
             )
         return None
 

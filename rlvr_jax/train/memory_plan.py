@@ -164,7 +164,7 @@ def _itemsize(model: PlannedModel) -> int:
 
 
 def _backward_bytes(config: TrainConfig, model: PlannedModel, prompt_tokens: int, microbatch_prompts: int) -> int:
-    """The larger of two moments: the backward pass of a micro-batch, and the optimiser at work."""
+    """What the backward pass of a micro-batch has at its fullest; the optimiser's moment after it needs no more."""
     spec, c = model.spec, _itemsize(model)
     n_trained = local_values(trained_table(spec, model.lora), model)
     n_shards, n_tensor = n_batch_shards(model.mesh), model.mesh.shape["tensor"]
@@ -191,9 +191,8 @@ def _backward_bytes(config: TrainConfig, model: PlannedModel, prompt_tokens: int
     if config.noise.every_updates > 0:
         noise = 8 * n_trained + _tap_bytes(config, model, prompt_tokens, n_rows)
     at_work = n_tokens * (saved * spec.n_layers + whole)
-    backward = cast + gathered + gradients + noise + max(at_work, logits + n_tokens * saved * spec.n_layers) + states
-    optimising = 8 * n_trained
-    return int(max(backward, optimising))
+    at_head = logits + n_tokens * saved * spec.n_layers
+    return int(cast + gathered + gradients + noise + max(at_work, at_head) + states)
 
 
 def _layer_bytes_per_token(model: PlannedModel, n_positions: int, *, remat: str) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from jax.sharding import Sharding
 from rlvr_jax.train.config import ConfigError
 
 LOST_AFTER_S = 60  # without a sign of life a process counts as lost, and the others end
+_WORDS_OF_A_LOST_PROCESS = ("gloo", "nccl", "connection", "socket", "coordination", "heartbeat")
 _FIRST_PORT, _N_PORTS = 61_440, 4_096  # where nothing else listens by convention
 
 
@@ -107,7 +108,8 @@ def join(group: Group | None) -> None:
 
 
 def _end_at_once(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if issubclass(kind, jax.errors.JaxRuntimeError):  # gloo and nccl have words of their own for it
+    is_lost = any(word in str(error).lower() for word in _WORDS_OF_A_LOST_PROCESS)
+    if issubclass(kind, jax.errors.JaxRuntimeError) and is_lost:
         reason = (str(error).splitlines() or [""])[0][:200]
         print(
             f"process {jax.process_index()}: the devices failed, most likely because another process has ended, which "
@@ -179,6 +181,21 @@ def arrays_of_first(load: Callable[[], Any], *, shapes: Any) -> Any:
         return load()
     mine = load() if is_first() else jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     return multihost_utils.broadcast_one_to_all(mine)
+
+
+def check_same_everywhere(own: Mapping[str, Any]) -> None:
+    """Raises ConfigError, in all processes, unless all have the same values, such as JSON holds, by the same names."""
+    first, *others = [json.loads(share) for share in gathered(json.dumps(own).encode())]
+    for number, other in enumerate(others, 1):
+        different = [name for name in first.keys() | other.keys() if first.get(name) != other.get(name)]
+        if different:
+            name = min(different)
+            raise ConfigError(
+                [
+                    f"{name} is {other.get(name)!r} in process {number} and {first.get(name)!r} in the first; "
+                    "start all processes with the same command, files and versions"
+                ]
+            )
 
 
 def any_process(is_so: bool) -> bool:

@@ -25,6 +25,7 @@ from rlvr_jax.train.memory_plan import memory_warnings
 from rlvr_jax.train.out_of_memory import out_of_memory_explained
 from rlvr_jax.train.params_hash import params_hash
 from rlvr_jax.train.perf import LapTimer, step_metrics
+from rlvr_jax.train.placement import placed_abstract_state
 from rlvr_jax.train.processes import is_first, on_host, told_by_first, wait_for_all
 from rlvr_jax.train.programs import build_programs
 from rlvr_jax.train.progress import Progress
@@ -108,7 +109,8 @@ def run_point(
             )
         if earlier["status"] == FINISHED and earlier["config"]["n_updates"] == config.n_updates:
             return "skipped"
-    run = _Run(config, parts, starting_params, folder, start_hash, earlier)
+    with out_of_memory_explained(parts.memory, lambda: "loading the state"):
+        run = _Run(config, parts, starting_params, folder, start_hash, earlier)
     try:
         with out_of_memory_explained(parts.memory, run.stopped_for_memory):
             run.train(stop=stop, progress=progress)
@@ -143,9 +145,10 @@ class _Run:
             keep_best=config.checkpoint.keep_best,
         )
         wait_for_all("checkpoints opened")
-        fresh = starting_state(config, parts, starting_params, programs.optimizer)
-        restored = self.checkpoints.restore_newest(fresh)
-        self.learner = Learner(config, parts, programs, restored[0] if restored else fresh, starting_params)
+        # by shapes alone: beside a state made only to be replaced there may be no room for another
+        restored = self.checkpoints.restore_newest(placed_abstract_state(parts.layout, programs.optimizer))
+        state = restored[0] if restored else starting_state(config, parts, starting_params, programs.optimizer)
+        self.learner = Learner(config, parts, programs, state, starting_params)
         self.counters = Counters(**restored[1]) if restored else Counters(0, 0, 0, 0, 0, 0.0)
         self.is_resumed = restored is not None
         self.start_hash = earlier["starting_params"] if earlier is not None and restored else start_hash

@@ -1,5 +1,6 @@
 """The policy a run starts from: loaded or random weights, and on top of them a warm start where one is asked for."""
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -7,15 +8,19 @@ from pathlib import Path
 
 import flax.traverse_util
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlvr_jax.models import load_hf
-from rlvr_jax.models.spec import Params, initial_params, parameter_table
+from rlvr_jax.models.checkpoint_files import shown
+from rlvr_jax.models.hf_layout import hf_layout
+from rlvr_jax.models.spec import ModelSpec, Params, initial_params, parameter_table
 from rlvr_jax.train.assemble import Parts, root_key
 from rlvr_jax.train.config import ConfigError, TrainConfig
 from rlvr_jax.train.named_model import weights_folder
 from rlvr_jax.train.params_hash import params_hash
 from rlvr_jax.train.placement import param_shardings
+from rlvr_jax.train.processes import on_host
 from rlvr_jax.train.warmstart import Progress, warm_started_params, warmstart_hash
 
 log = logging.getLogger(__name__)
@@ -82,6 +87,28 @@ def _first_params(config: TrainConfig, parts: Parts) -> Params:
         params = load_hf.load_params(folder, parts.hf_model, place=place)
     except (ValueError, OSError) as error:
         raise ConfigError([f"model.name={config.model.name!r}: {error}"]) from error
-    jax.block_until_ready(params)
+    if broken := _not_finite(params, parts.spec):
+        raise ConfigError(
+            [
+                f"model.name={config.model.name!r}: {folder} has numbers that are NaN or infinite in {shown(broken)}; "
+                "fetch the files again, or name another model"
+            ]
+        )
     log.info("weights of %s: read in %.0f s", folder, time.monotonic() - started)
     return params
+
+
+def _not_finite(params: Params, spec: ModelSpec) -> list[str]:
+    """The tensors, as a checkpoint names them, in which a number is NaN or infinite."""
+    layout, found = hf_layout(spec), []
+    for path, leaf in flax.traverse_util.flatten_dict(params, sep="/").items():
+        tensor = layout[path]
+        is_finite_L = np.atleast_1d(on_host(_is_finite(leaf, has_layers=tensor.n_layers is not None)))
+        found += [key for key, is_finite in zip(tensor.keys, is_finite_L, strict=True) if not is_finite]
+    return found
+
+
+@functools.partial(jax.jit, static_argnames="has_layers")
+def _is_finite(leaf: jax.Array, *, has_layers: bool) -> jax.Array:
+    """bool[], or bool[L] of a leaf with layers: looked for where the weights are, which may not fit the host."""
+    return jnp.isfinite(leaf).all(axis=tuple(range(int(has_layers), leaf.ndim)))

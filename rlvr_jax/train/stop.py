@@ -43,8 +43,10 @@ class StopRequest:
             margin_s = min(max(_MARGIN_FRAC * self._limit_s, _MARGIN_S[0]), _MARGIN_S[1])
             if time.monotonic() - self._started_s + next_s + margin_s > self._limit_s:
                 self.ask(OUT_OF_TIME)
-        self.exit_code = largest(self.exit_code or 0) or None
-        return self.exit_code is not None
+        agreed = largest(self.exit_code or 0)
+        if agreed:
+            self.exit_code = agreed
+        return agreed > 0  # a signal that came meanwhile is known to this process alone, until the next time
 
 
 def stop_on_signals(stop: StopRequest) -> None:

@@ -3,18 +3,20 @@
 import contextlib
 import logging
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 
-from rlvr_jax.train.assemble import assemble
+from rlvr_jax.train.assemble import Parts, assemble
 from rlvr_jax.train.batch_plan import plan_table
-from rlvr_jax.train.config import ConfigError, SourceError, TrainConfig
+from rlvr_jax.train.config import ConfigError, SourceError, TrainConfig, flat_fields
 from rlvr_jax.train.memory_plan import memory_problems, memory_table
 from rlvr_jax.train.out_of_memory import out_of_memory_explained
 from rlvr_jax.train.placement import unsplit_dimensions
-from rlvr_jax.train.processes import is_first, told_by_first
+from rlvr_jax.train.processes import any_process, check_same_everywhere, is_first, told_by_first, wait_for_all
 from rlvr_jax.train.progress import Progress
 from rlvr_jax.train.run import run_point
 from rlvr_jax.train.run_directory import RunDirectoryError, locked
@@ -23,6 +25,8 @@ from rlvr_jax.train.starting_state import held_params
 from rlvr_jax.train.stop import Stopped, StopRequest
 
 log = logging.getLogger(__name__)
+
+SEEN_WITHIN_S = 30  # a network's disk may take so long to show what another machine wrote
 
 
 def cache_folder() -> Path:
@@ -48,7 +52,10 @@ def run_study(
     Raises:
         ConfigError, RunDirectoryError, FloatingPointError, RewardError, Stopped: see `run_point`.
     """
+    check_same_everywhere({f"{c.point_name}: {name}": v for c in points for name, v in flat_fields(c).items()})
     all_parts = _assembled(points)
+    named_parts = zip((config.point_name for config in points), all_parts, strict=True)
+    check_same_everywhere({f"{point}: {name}": v for point, p in named_parts for name, v in _sources(p)})
     shown = set()
     for config, parts in zip(points, all_parts, strict=True):
         table = f"{plan_table(parts.plan)}\n{memory_table(parts.memory)}"
@@ -66,7 +73,8 @@ def run_study(
             if params_of != what:
                 words = starting_words(config, parts)
                 progress = StoppableProgress(words, stop)
-                with out_of_memory_explained(parts.memory, lambda words=words: words):
+                fix = "use a smaller warmstart.batch_size" if config.warmstart.enabled else None
+                with out_of_memory_explained(parts.memory, lambda words=words: words, fix=fix):
                     params = starting_params(config, parts, cache_folder() / "warmstart", progress=progress.update)
                     params = held_params(params, parts)
                 params_of = what
@@ -100,10 +108,32 @@ def _held(folder: Path) -> Iterator[None]:
                 holding.enter_context(locked(folder))
             except RunDirectoryError as error:
                 problem = str(error)
-        problem = told_by_first(problem)
+        problem, token = told_by_first([problem, secrets.token_hex(8)])
         if problem is not None:
             raise RunDirectoryError(problem)
+        _check_shared(folder, token)
         yield
+
+
+def _check_shared(folder: Path, token: str) -> None:
+    """Raises RunDirectoryError unless all processes see what the first one writes there."""
+    if jax.process_count() == 1:
+        return
+    lock = folder / "lock"
+    if is_first():
+        lock.write_text(token)
+    wait_for_all("token written")
+    ends_s = time.monotonic() + SEEN_WITHIN_S
+    while not (is_seen := lock.exists() and lock.read_text() == token) and time.monotonic() < ends_s:
+        time.sleep(0.5)
+    if any_process(not is_seen):
+        raise RunDirectoryError(
+            f"not every process sees {folder} as the first one does; --runs=DIR has to lie on a disk that all share"
+        )
+
+
+def _sources(parts: Parts) -> list[tuple[str, str]]:
+    return [("data", parts.task.fingerprint), ("tokenizer", parts.tokenizer.fingerprint)]
 
 
 def _assembled(points: list[TrainConfig]) -> list:

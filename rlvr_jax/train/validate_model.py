@@ -1,9 +1,9 @@
 """What cannot work in the settings of the model and its tokenizer, seen from the config alone."""
 
 import difflib
-import re
 from pathlib import Path
 
+from rlvr_jax.models.checkpoint_files import HUB_NAME
 from rlvr_jax.models.presets import PRESETS
 from rlvr_jax.train.config import BUILTIN_MODEL, CHAR_TOKENIZER, ModelConfig, TrainConfig
 
@@ -12,12 +12,11 @@ OF_BUILTIN = (  # sizes that a published model brings itself
     *("has_tied_head", "has_attention_bias", "qk_norm", "has_post_norm"),
 )
 LARGEST_WARMSTART_LR = 1e-3  # of loaded weights: the default suits a small model that knows nothing yet
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\S+)?")
 
 
 def is_on_hub(name: str) -> bool:
     """Whether `name` has the form OWNER/NAME[@REVISION] and is no folder here; whether it exists is another matter."""
-    return _HUB_ID.fullmatch(name) is not None and not Path(name).is_dir()
+    return HUB_NAME.fullmatch(name) is not None and not Path(name).is_dir()
 
 
 def model_problems(config: TrainConfig) -> list[str]:

@@ -29,7 +29,8 @@ def test_what_is_neither_a_folder_of_a_model_nor_a_name_on_the_hub_is_refused(tm
 @pytest.mark.parametrize("weights", [True, False])
 def test_only_files_without_code_are_fetched_and_weights_only_if_they_are_wanted(weights, tmp_path, monkeypatch):
     asked = []
-    (tmp_path / "config.json").write_text("{}")
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
 
     def snapshot_download(repo, *, revision, allow_patterns):
         asked.append((repo, revision, allow_patterns))
@@ -65,14 +66,25 @@ def test_what_stands_in_the_way_is_said(kind, message, monkeypatch):
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refused:
         checkpoint_folder("me/model@v9", weights=True)
+    assert str(refused.value).count("me/model") == 1
+
+
+def test_a_cache_without_the_weights_is_said_to_lack_them(tmp_path, monkeypatch):
+    # as after a run with random weights, which fetches the small files only
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    assert checkpoint_folder("me/model", weights=False) == tmp_path
+    with pytest.raises(ValueError, match=r"me/model on .* has no safetensors files, or .*; if HF_HUB_OFFLINE is set"):
+        checkpoint_folder("me/model", weights=True)
 
 
 def test_offline_a_model_comes_from_the_cache_or_is_said_to_be_missing(tmp_path):
     snapshot = tmp_path / "models--me--model" / "snapshots" / ("a" * 40)
     snapshot.mkdir(parents=True)
-    (snapshot / "config.json").write_text("{}")
+    for name in ("config.json", "model.safetensors"):
+        (snapshot / name).write_text("{}")
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("a" * 40)
     code = (

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -54,6 +54,8 @@ def test_files_are_no_larger_than_asked_for_and_an_index_says_what_is_where(tmp_
     files = sorted(path.name for path in folder.glob("*.safetensors"))
     assert files == [f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)]
     assert len(files) > 2
+    largest = 12 * 20 * 4  # of mlp.up: a file that it would have fitted in was closed too early
+    assert all(path.stat().st_size > 3_000 - largest for path in sorted(folder.glob("*.safetensors"))[:-1])
     assert index["metadata"]["total_size"] == sum(value.nbytes for value in tensors.values())
     for name in files:
         with safe_open(folder / name, "np") as handle:
@@ -106,7 +108,8 @@ def test_config_token_ids_and_tokenizer_files_come_along(tmp_path):
     assert json.loads((folder / "generation_config.json").read_text()) == {"eos_token_id": 9}
 
 
-def test_a_reader_sees_all_of_a_folder_or_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError("no space left"), SafetensorError("I/O error: no space left")])
+def test_a_reader_sees_all_of_a_folder_or_nothing(error, tmp_path, monkeypatch):
     source = write(tmp_path / "in", "llama", random_tensors("llama"))
     n_written, original = [], save_hf_module.save_file
 
@@ -114,13 +117,29 @@ def test_a_reader_sees_all_of_a_folder_or_nothing(tmp_path, monkeypatch):
         assert not (tmp_path / "out").exists()
         n_written.append(path)
         if len(n_written) == 2:
-            raise OSError("no space left")
+            raise error
         original(arrays, path, metadata=metadata)
 
     monkeypatch.setattr(save_hf_module, "save_file", full_disk)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(
+        OSError, match=r"writing .*/out failed \(.*no space left\); nothing is left of it; free the disk"
+    ):
         saved(source, tmp_path / "out", max_shard_bytes=3_000)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_link_to_an_empty_folder_is_written_through(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "there")
+    saved(write(tmp_path / "in", "llama", random_tensors("llama")), tmp_path / "out")
+    assert (tmp_path / "there" / "model.safetensors").is_file()
+    assert (tmp_path / "out").is_symlink()
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    source = write(tmp_path / "in", "llama", random_tensors("llama"))
+    with pytest.raises(OSError, match=r"config.json/out cannot be made \(Not a directory\); name another folder"):
+        saved(source, source / "config.json" / "out")
 
 
 def test_what_is_there_already_is_not_overwritten(tmp_path):

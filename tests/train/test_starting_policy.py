@@ -7,8 +7,9 @@ import safetensors.numpy
 from published_folder import save_model, save_published, save_tokenizer, write_json
 from tokenizers import Tokenizer
 
+from rlvr_jax.models.tokenizer import CharTokenizer
 from rlvr_jax.train import config as c
-from rlvr_jax.train.assemble import assemble
+from rlvr_jax.train.assemble import assemble, build_task, longest_completion_tokens
 from rlvr_jax.train.starting_policy import starting_key, starting_params, starting_words
 
 
@@ -183,6 +184,16 @@ def test_a_tokenizer_without_eos_is_refused(tmp_path):
     assert problem.startswith(f"model.name='{tmp_path}': the tokenizer {tmp_path} names no EOS token")
 
 
+def test_an_answer_that_cannot_be_written_is_refused():
+    class WithoutDigits(CharTokenizer):
+        def completion_lengths(self, texts):
+            raise ValueError(f"cannot encode {texts[0]!r}")
+
+    task = build_task(config_of("builtin").task)
+    with pytest.raises(c.ConfigError, match=r"task 'digits', answers: cannot encode '\d+'"):
+        longest_completion_tokens(task, WithoutDigits(), is_demonstration=False)
+
+
 def test_rollouts_longer_than_the_model_was_made_for_are_refused(tmp_path):
     save_published(tmp_path, "qwen2", max_positions=8)
     (problem,) = problems_of(config_of(tmp_path))
@@ -205,6 +216,29 @@ def test_a_hub_id_that_is_not_here_is_refused_offline(monkeypatch, tmp_path):
     (problem,) = problems_of(config_of("someone/a-model"))
     assert problem.startswith("model.name='someone/a-model': ")
     assert "HF_HUB_OFFLINE" in problem or "offline" in problem
+
+
+def test_a_damaged_config_is_not_taken_for_a_damaged_tokenizer(tmp_path):
+    save_published(tmp_path, "qwen2")
+    for content, words in (("[]", "holds list, not an object"), ('{"model_type": ["qwen2"]}', "is not supported")):
+        (tmp_path / "config.json").write_text(content)
+        (problem,) = problems_of(config_of(tmp_path))
+        assert problem.startswith(f"model.name='{tmp_path}': {tmp_path / 'config.json'}")
+        assert words in problem
+        assert "tokenizer" not in problem
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("model.layers.1.mlp.up_proj.weight", np.nan), ("model.norm.weight", -np.inf)]
+)
+def test_numbers_that_are_none_are_found_when_weights_are_read(key, value, tmp_path):
+    save_published(tmp_path, "qwen2")
+    tensors = safetensors.numpy.load_file(tmp_path / "model.safetensors")
+    tensors[key].flat[-1] = value
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config = config_of(tmp_path)
+    with pytest.raises(c.ConfigError, match=rf"has numbers that are NaN or infinite in {key}; fetch the files again"):
+        starting_params(config, assemble(config), tmp_path, progress=never)
 
 
 def test_weights_that_are_not_the_models_are_one_clear_message(olmo2, qwen2, tmp_path):

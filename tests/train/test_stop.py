@@ -46,3 +46,23 @@ def test_a_signal_before_the_limit_keeps_its_own_exit_code(clock):
     clock[0] = 1e6
     assert stop.is_due(next_s=0.0)
     assert stop.exit_code == 130
+
+
+def test_a_signal_that_comes_while_processes_agree_is_not_lost(monkeypatch):
+    stop = StopRequest()
+
+    def largest(n):
+        stop.ask(143)  # as a signal handler does
+        return n
+
+    monkeypatch.setattr(stop_module, "largest", largest)
+    assert not stop.is_due(next_s=0.0)  # the others do not know of it yet
+    assert stop.is_due(next_s=0.0)
+    assert stop.exit_code == 143
+
+
+def test_what_another_process_was_asked_is_done_here_too(monkeypatch):
+    stop = StopRequest()
+    monkeypatch.setattr(stop_module, "largest", lambda n: max(n, 75))
+    assert stop.is_due(next_s=0.0)
+    assert stop.exit_code == 75

@@ -1,6 +1,7 @@
 """Two processes that share one run, as bin/train starts them, against one process with as many devices."""
 
 import os
+import re
 import runpy
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from rows_of_run import exact_rows
 from rlvr_jax.analysis.read_runs import read_rows
 from rlvr_jax.train.assemble import assemble
 from rlvr_jax.train.config import ConfigError, PlacementConfig
-from rlvr_jax.train.processes import Group, first_host, group_of, slurm_group
+from rlvr_jax.train.processes import Group, check_same_everywhere, first_host, group_of, slurm_group
 from rlvr_jax.train.run_directory import read_run
 from rlvr_jax.train.saved_policy import saved_state
 
@@ -44,8 +45,8 @@ def get_config(arg=None):
 '''
 
 
-def run(folder, *, n_processes, arguments=(), limit_s=240):
-    """(exit code, standard error) of every process; four devices in all."""
+def run(folder, *, n_processes, arguments=(), own_arguments=((), ()), limit_s=240):
+    """(exit code, standard error) of every process; four devices in all. `own_arguments` are one process's each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -58,7 +59,7 @@ def run(folder, *, n_processes, arguments=(), limit_s=240):
     command = [sys.executable, str(ROOT / "bin" / "train"), f"--config={folder.parent / 'pair.py'}", f"--runs={folder}"]
     started = [
         subprocess.Popen(
-            [*command, *arguments, *join_flags(port, n_processes, number)],
+            [*command, *arguments, *own_arguments[number], *join_flags(port, n_processes, number)],
             env=environment,
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -135,6 +136,33 @@ SLURM = {
     "SLURM_STEP_NODELIST": "gpu[03-04,7]",
     "SLURM_JOB_ID": "4097",
 }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("own_arguments", "message"),
+    [
+        (((), ("--config.optimizer.peak_lr=0.5",)), r"optimizer.peak_lr is 0.5 in process 1 and 0.001 in the first"),
+        (((), ("--runs=elsewhere",)), "not every process sees"),
+    ],
+)  # fmt: skip
+def test_processes_that_would_not_do_the_same_end_at_once(tmp_path, own_arguments, message):
+    folder = tmp_path / "two"
+    (tmp_path / "pair.py").write_text(CONFIG)
+    own_arguments = tuple(tuple(a.replace("elsewhere", str(tmp_path / "else")) for a in own) for own in own_arguments)
+    for code, error in run(folder, n_processes=2, own_arguments=own_arguments):
+        assert code == 1
+        assert re.search(message, error), error
+        assert "Traceback" not in error
+
+
+def test_values_that_differ_between_processes_are_named(monkeypatch):
+    shares = [b'{"a": 1, "b": 2}', b'{"a": 1, "b": 2}', b'{"a": 1, "b": 3, "c": 4}']
+    monkeypatch.setattr("rlvr_jax.train.processes.gathered", lambda own: shares)
+    with pytest.raises(ConfigError, match="b is 3 in process 2 and 2 in the first"):
+        check_same_everywhere({"a": 1, "b": 2})
+    monkeypatch.setattr("rlvr_jax.train.processes.gathered", lambda own: shares[:2])
+    check_same_everywhere({"a": 1, "b": 2})
 
 
 def test_a_slurm_step_says_who_is_who():

@@ -38,6 +38,7 @@ def test_a_folder_may_be_asked_for(tmp_path, monkeypatch):
         ("", "known are builtin, olmo2-1b"),
         ("/nowhere/at/all", "is no folder here and not of the form OWNER/NAME[@REVISION]"),
         ("./checkpoint", "is no folder here"),
+        ("someone/model@main and more", "is no folder here and not of the form OWNER/NAME[@REVISION]"),
     ],
 )
 def test_a_name_that_means_nothing_is_refused(name, words):
