@@ -10,7 +10,7 @@ train: .venv/installed
 	@echo "event files: $(RUNS)/cbs_p2c_tiny/*/events.out.tfevents.*  (.venv/bin/tensorboard --logdir $(RUNS)/cbs_p2c_tiny)"
 
 test: .venv/installed lint
-	.venv/bin/python -m pytest -n 2 -q --durations=25
+	.venv/bin/python -m pytest -n 2 --dist worksteal -q --durations=25
 
 # in the same environment, which the tests above must do without: torch is large
 parity: .venv/with_parity

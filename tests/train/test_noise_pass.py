@@ -214,21 +214,29 @@ def test_chunks_and_shards_reach_the_pass(method, n_shards, monkeypatch):
     # by memory 1 MiB and none at all; settings arrive where they are for
     seen = {}
 
+    class Reached(Exception):
+        pass
+
+    def reach(*arguments):
+        raise Reached
+
     def spy(name):
         def build(objective, *plan, **options):
             seen.update(options, plan=plan)
-            return lambda *arguments: None
+            return reach
 
         monkeypatch.setattr(noise_pass_module, name, build)
 
     spy("build_tapped_pass")
     spy("build_per_rollout_pass")
     for chunk_mib, expected in ((3, 3 * 2**20), (0, {"taps": 4 * 2**20, "vmap": 2**30}[method])):
-        build_noise_pass(
+        measure = build_noise_pass(
             toy_logprobs, build_loss_of_logprobs(AlgoConfig(), max_new_tokens=MAX_NEW_TOKENS), AlgoConfig(),
             NoiseConfig(method=method, chunk_mib=chunk_mib, sketch_width=100, keep_sketches=True),
             n_rollouts=R, n_shards=n_shards, lora=None, decomposes=True, shares_backward=False,
         )  # fmt: skip
+        with pytest.raises(Reached):
+            measure(PARAMS, None, toy_batch(P=P, R=R), None)
         if method == "vmap":
             assert (seen["budget_bytes"], seen["sketch"].width, seen["keeps_unit_sketches"]) == (expected, 97, True)
         else:
