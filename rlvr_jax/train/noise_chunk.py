@@ -15,15 +15,14 @@ import numpy as np
 from rlvr_jax.models.spec import Params
 from rlvr_jax.train.assemble import Parts, root_key
 from rlvr_jax.train.collect import Collection, collected
-from rlvr_jax.train.completion_logprobs import build_head_plan
 from rlvr_jax.train.config import BatchConfig, TrainConfig
 from rlvr_jax.train.learner import Learner
-from rlvr_jax.train.loss import Batch, build_rollout_logprobs
+from rlvr_jax.train.loss import Batch
 from rlvr_jax.train.noise_folder import Arrays, reading_arrays
 from rlvr_jax.train.noise_pass import GradientSums, Reading
 from rlvr_jax.train.placement import place_batch, replicated
 from rlvr_jax.train.processes import on_host, placed
-from rlvr_jax.train.programs import build_programs, noise_measuring
+from rlvr_jax.train.programs import build_programs, noise_measuring, policy_logprobs
 from rlvr_jax.train.sample_prompts import sample_prompts
 from rlvr_jax.train.state import TrainState
 
@@ -57,15 +56,7 @@ class ChunkMeasurement:
         self._config, self._parts, self._sample = config, parts, programs.sample
         self._learner = Learner(config, parts, programs, state, starting_params)
         self._key = placed(jax.random.fold_in(root_key(config.seed, "noise"), seed), replicated(parts.mesh))
-        rollout_logprobs = build_rollout_logprobs(
-            parts.spec,
-            temperature=config.sampling.temperature,
-            compute_dtype=parts.compute_dtype,
-            remat=config.model.remat,
-            head_plan=build_head_plan(config.model.logprob_chunk_mib, parts.mesh),
-            placement=parts.layout.of_pass,
-        )
-        measuring = noise_measuring(config, parts, rollout_logprobs)
+        measuring = noise_measuring(config, parts, policy_logprobs(config, parts))
         self.metric = measuring.metric(state)
 
         def measure(

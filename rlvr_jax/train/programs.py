@@ -39,14 +39,7 @@ class Programs(NamedTuple):
 def build_programs(config: TrainConfig, parts: Parts) -> Programs:
     """The programs of one config."""
     algo, opt = config.algo, config.optimizer
-    rollout_logprobs = build_rollout_logprobs(
-        parts.spec,
-        temperature=config.sampling.temperature,
-        compute_dtype=parts.compute_dtype,
-        remat=config.model.remat,
-        head_plan=build_head_plan(config.model.logprob_chunk_mib, parts.mesh),
-        placement=parts.layout.of_pass,
-    )
+    rollout_logprobs = policy_logprobs(config, parts)
     loss = build_loss(rollout_logprobs, algo, max_new_tokens=config.sampling.max_new_tokens)
     schedule = learning_rate(
         peak_lr=config.peak_lr,
@@ -92,6 +85,18 @@ def build_programs(config: TrainConfig, parts: Parts) -> Programs:
         measure_noise=measure_noise,
         evaluate=build_evaluator(config.eval, parts, config.sampling),
         optimizer=optimizer,
+    )
+
+
+def policy_logprobs(config: TrainConfig, parts: Parts) -> RolloutLogprobs:
+    """The trainer's own pass over rollouts."""
+    return build_rollout_logprobs(
+        parts.spec,
+        temperature=config.sampling.temperature,
+        compute_dtype=parts.compute_dtype,
+        remat=config.model.remat,
+        head_plan=build_head_plan(config.model.logprob_chunk_mib, parts.mesh),
+        placement=parts.layout.of_pass,
     )
 
 

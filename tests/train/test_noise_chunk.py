@@ -22,7 +22,7 @@ from rlvr_jax.train.noise_folder import NoiseFolder
 from rlvr_jax.train.noise_pass import noise_loss
 from rlvr_jax.train.noise_summary import Measured, noise_summary
 from rlvr_jax.train.placement import replicated
-from rlvr_jax.train.programs import build_programs
+from rlvr_jax.train.programs import build_programs, policy_logprobs
 from rlvr_jax.train.state import initial_state
 
 R = 5
@@ -36,7 +36,7 @@ def build(module_config, tiny_params):
     """A ChunkMeasurement of the tiny policy; rollouts that `poison` marks have a gradient that is not a number."""
 
     def poisonable(*args, **options):
-        logprobs = build_rollout_logprobs(*args, **options)
+        logprobs = policy_logprobs(*args, **options)
 
         def rollout_logprobs(params, batch):
             logprob_PRT, entropy_PRT = logprobs(params, batch)
@@ -52,7 +52,7 @@ def build(module_config, tiny_params):
         return noise_chunk.ChunkMeasurement(config, parts, state, start, **sizes, seed=seed)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(noise_chunk, "build_rollout_logprobs", poisonable)
+        patch.setattr(noise_chunk, "policy_logprobs", poisonable)
         yield built
 
 

@@ -95,7 +95,6 @@ def runs(tmp_path_factory):
     return folder / "one" / "pair" / "pair", folder / "two" / "pair" / "pair"
 
 
-@pytest.mark.slow  # five processes that trace everything: a minute on 2 cores
 def test_two_processes_train_what_one_does_and_go_on_where_they_stopped(runs):
     one, two = (exact_rows(folder) for folder in runs)
     assert [row["update"] for row in two] == [1, 2, 3]
@@ -108,7 +107,6 @@ def test_two_processes_train_what_one_does_and_go_on_where_they_stopped(runs):
     assert read_run(runs[1])["status"] == "finished"
 
 
-@pytest.mark.slow
 def test_only_the_first_process_writes_and_it_writes_everything(runs):
     for name in ("evals.jsonl", "rollouts.jsonl.gz"):
         one, two = (list(read_rows(folder / name)) for folder in runs)
@@ -118,7 +116,6 @@ def test_only_the_first_process_writes_and_it_writes_everything(runs):
     assert len(list(runs[1].glob("events.out.tfevents.*"))) == 2  # one for each time it was started
 
 
-@pytest.mark.slow
 def test_what_two_processes_saved_is_read_by_one_on_another_mesh(runs):
     config = runpy.run_path(str(runs[0].parents[2] / "pair.py"))["get_config"]()
     config.placement = PlacementConfig(data=1)
@@ -138,7 +135,6 @@ SLURM = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("own_arguments", "message"),
     [
