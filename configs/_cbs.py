@@ -1,6 +1,7 @@
-"""What the critical-batch-size studies share, at two sizes: OLMo-2-1B on GSM8K, and the built-in model on sums (tiny).
+"""What the critical-batch-size studies share, at two sizes: OLMo-2-1B, and the built-in model on sums (tiny).
 
-Controls of the published protocol: learning rate 1e-6, KL 0.001, one epoch per collection, prompts up to 1024 and
+OLMo-2-1B trains on OpenMathInstruct-2's GSM8K part, every question once, and is evaluated on GSM8K's test set; test
+questions among the others are left out. Controls of the published protocol: learning rate 1e-6, KL 0.001, one epoch per collection, prompts up to 1024 and
 responses up to 2048 tokens, temperature 1, the same initial checkpoint and data seed at every point. An update takes
 at most MINI_BATCH rollouts; a larger collection is taken in several updates.
 """
@@ -8,22 +9,15 @@ at most MINI_BATCH rollouts; a larger collection is taken in several updates.
 from rlvr_jax.train import config as c
 
 MINI_BATCH = 2048  # rollouts
-GSM8K = "hf://datasets/openai/gsm8k/main"
-QUESTION = "{question}\n\nThink step by step, and give the final number after ####.\n\n"
 
 
 def olmo_config(phase: str, *, n_updates: int) -> c.TrainConfig:
-    """A phase on OLMo-2-1B and GSM8K."""
+    """A phase on OLMo-2-1B and OpenMathInstruct-2."""
     return c.TrainConfig(
-        study=f"cbs_{phase}_olmo1b_gsm8k",
+        study=f"cbs_{phase}_olmo1b_omi",
         n_updates=n_updates,
-        task=c.TaskConfig(
-            name="jsonl",
-            path=f"{GSM8K}/train-00000-of-00001.parquet",
-            heldout_path=f"{GSM8K}/test-00000-of-00001.parquet",
-            template=QUESTION,
-            rewards=("rlvr_jax.tasks.gsm8k:same_final_number",),
-        ),
+        # a question has many solutions there, and a few rows are no use
+        task=c.TaskConfig(name="omi", repeated_prompts="skip", bad_rows="skip"),
         model=c.ModelConfig(name="olmo2-1b", uses_chat_template=True, compute_dtype="bfloat16", remat="full"),
         warmstart=c.WarmstartConfig(enabled=False),
         sampling=c.SamplingConfig(max_prompt_tokens=1024, max_new_tokens=2048),

@@ -1,7 +1,7 @@
 """Critical batch size along n_prompts: 32 to 1024 prompts at 8 rollouts each.
 
     bin/train --config=cbs_p1.py:tiny         the built-in model: 8 to 128 prompts at 4 rollouts, 3 seeds
-    bin/train --config=cbs_p1.py              OLMo-2-1B on GSM8K; needs a GPU and the Hub
+    bin/train --config=cbs_p1.py              OLMo-2-1B on OpenMathInstruct-2; needs a GPU and the Hub
 
 Not measured yet.
 """

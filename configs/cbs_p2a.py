@@ -1,7 +1,7 @@
 """Critical batch size along n_prompts at a second number of rollouts: 32 to 512 prompts at 16.
 
     bin/train --config=cbs_p2a.py:tiny         the built-in model: 8 to 64 prompts at 16 rollouts, 3 seeds
-    bin/train --config=cbs_p2a.py              OLMo-2-1B on GSM8K; needs a GPU and the Hub
+    bin/train --config=cbs_p2a.py              OLMo-2-1B on OpenMathInstruct-2; needs a GPU and the Hub
 
 Not measured yet.
 """

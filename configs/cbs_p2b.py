@@ -1,7 +1,7 @@
 """Critical batch size along n_rollouts: 1 to 64 rollouts of each of 128 prompts.
 
     bin/train --config=cbs_p2b.py:tiny         the built-in model: 1 to 32 rollouts of 32 prompts, 3 seeds
-    bin/train --config=cbs_p2b.py              OLMo-2-1B on GSM8K; needs a GPU and the Hub
+    bin/train --config=cbs_p2b.py              OLMo-2-1B on OpenMathInstruct-2; needs a GPU and the Hub
 
 Not measured yet.
 """

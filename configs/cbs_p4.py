@@ -1,7 +1,7 @@
 """Scale-up: REINFORCE++ at three learning rates, on MATH with OLMo-2-1B.
 
     bin/train --config=cbs_p4.py:tiny         the built-in model on sums, 64 prompts x 4 rollouts, 3 rates, 3 seeds
-    bin/train --config=cbs_p4.py              OLMo-2-1B on MATH; refused until there is a task that checks MATH answers
+    bin/train --config=cbs_p4.py              OLMo-2-1B on MATH, evaluated on MATH-500; needs a GPU and the Hub
 
 Not measured yet.
 """
@@ -20,7 +20,8 @@ def get_config(arg: str | None = None) -> c.TrainConfig:
     config.algo.advantage = "reinforce++"
     if arg is None:
         config.study = "cbs_p4_olmo1b_math"
-        config.task = c.TaskConfig(name="math")
+        config.task = c.TaskConfig(name="math", bad_rows="skip")
+        config.eval.n_problems = 500
     return config
 
 

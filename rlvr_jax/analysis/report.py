@@ -55,7 +55,7 @@ def report_text(records: list[RunRecord], points: list[PointSummary]) -> str:
     lines = [
         f"# {', '.join(sorted({record.study for record in records}))}",
         "",
-        f"Held-out {metric} on task {config['task.name']}, {config['eval.n_problems']} problems, "
+        f"Held-out {metric} on task {config['task.name']}, {config['eval.n_problems'] or 'all'} problems, "
         f"evaluated every {config['eval.every_updates']} updates. "
         "Mean ± standard deviation over seeds. Updates to target are interpolated between evaluations. "
         "Noise-to-signal is a ratio of averages over training, its 95% interval a jackknife over seeds "

@@ -67,7 +67,7 @@ def summarise_run(record: RunRecord) -> RunSummary | None:
         mean_accuracy=_area_per_update(updates, accuracies),
         crossings=[first_crossing(updates, accuracies, target) for target in record.config["eval.targets"]],
         final_evaluation={
-            name.rsplit("/", 1)[-1]: math.nan if value is None else value
+            name.split("/", 2)[2]: math.nan if value is None else value  # "pass@1", "algebra/pass@1" of a category
             for name, value in evals[-1].items()
             if name.startswith("eval/")
         },

@@ -30,6 +30,7 @@ _ALWAYS_THAT_DAY = (  # in place of the function that transformers gives a templ
     + "".join(f"|replace('%{code}', '{_CHAT_DAY.strftime('%' + code)}')" for code in "aAbBdjmuwyYHIMSp")
     + " }}{% endmacro %}\n"  # a new line, which Jinja drops here, so that the template's first line is one
 )
+_ASSISTANT_PROBE = "b8-assistant-b8"
 _PROBE = "In 2024: 12345 + 67.89 =  4^2?\n\n\tThe cat's café, x_1 数学 DON'T"  # where pre-tokenizers differ
 
 
@@ -91,6 +92,29 @@ class HfTokenizer:
         """The ids of `text` and EOS."""
         return [*self._ids([text])[0], self.eos_ids[0]]
 
+    def encode_reply(self, text: str, *, after: int | None) -> list[int]:
+        """The ids of the user's next turn and the assistant's beginning; without a chat template those of `text`.
+
+        What the template has between an assistant's words and a user's comes first, as <|im_end|>, unless it is the EOS
+        that the policy has written. Raises ValueError when there are no ids, or when the template does not show an
+        assistant's turn before a user's.
+        """
+        if not self._uses_chat_template:
+            ids = self._ids([text])[0]
+        else:
+            shown = self._as_chat("a7", _ASSISTANT_PROBE, text)
+            _, found, rest = shown.rpartition(_ASSISTANT_PROBE)
+            if not found or text.strip() not in rest:
+                raise ValueError(
+                    f"the chat template of the tokenizer {self.name} does not show a user's turn after an assistant's, "
+                    "so a rollout cannot have several turns; set model.uses_chat_template=False"
+                )
+            ids = self._ids([rest])[0]
+            ids = ids[1:] if ids[:1] == [after] else ids
+        if not ids:
+            raise ValueError(f"the tokenizer {self.name} makes no token of the reply {text[:80]!r}")
+        return ids
+
     def completion_lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each, EOS included."""
         return [1 + len(row) for row in self._ids(list(texts))]
@@ -138,11 +162,12 @@ class HfTokenizer:
                 *(self.name, type(self._tokenizer).__name__),
             )
 
-    def _as_chat(self, text: str) -> str:
-        turn = [{"role": "user", "content": text}]
+    def _as_chat(self, *texts: str) -> str:
+        """A chat of these turns, the user's first, before another of the assistant's."""
+        roles = ("user", "assistant")
         try:
             return self._tokenizer.apply_chat_template(
-                turn,
+                [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)],
                 chat_template=_ALWAYS_THAT_DAY + self._tokenizer.get_chat_template(),
                 add_generation_prompt=True,
                 tokenize=False,
@@ -150,7 +175,7 @@ class HfTokenizer:
             )
         except Exception as error:  # whatever a template can raise
             raise ValueError(
-                f"the chat template of the tokenizer {self.name} fails on a user's turn, on {text[:80]!r} "
+                f"the chat template of the tokenizer {self.name} fails on a user's turn, on {texts[-1][:80]!r} "
                 f"({_one_line(error)}); change that prompt, or set model.uses_chat_template=False"
             ) from error
 

@@ -23,6 +23,12 @@ class Tokenizer(Protocol):
     def encode_completion(self, text: str) -> list[int]:
         """The ids that the policy would have written, EOS included. Raises ValueError when the text has none."""
 
+    def encode_reply(self, text: str, *, after: int | None) -> list[int]:
+        """The ids that the policy reads between a completion, which ended with the EOS `after`, and its next one.
+
+        Raises ValueError when there are none.
+        """
+
     def completion_lengths(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each, EOS included. May raise ValueError at one that has none."""
 
@@ -53,6 +59,10 @@ class CharTokenizer:
     def encode_completion(self, text: str) -> list[int]:
         """The characters and `<eos>`. Raises ValueError naming a character it does not know."""
         return [*self._encode(text), *self.eos_ids]
+
+    def encode_reply(self, text: str, *, after: int | None) -> list[int]:
+        """The characters, whatever came before. Raises ValueError naming one it does not know."""
+        return self._encode(text)
 
     def completion_lengths(self, texts: Sequence[str]) -> list[int]:
         """One token per character, known or not, and `<eos>`."""

@@ -10,14 +10,18 @@ def rollout_keys(root_key: jax.Array, prompt_counter_P: jax.Array, *, n_rollouts
 
     A rollout's key names the rollout, not its place in a batch, so the samples do not depend on
     batch layout, number of devices or resume.
-    """
-    chex.assert_rank(prompt_counter_P, 1)
 
-    def keys_of_prompt(counter: jax.Array) -> jax.Array:
+    Args:
+        root_key: one key, or keys [P].
+    """
+    chex.assert_rank([prompt_counter_P, root_key], [1, {0, 1}])
+
+    def keys_of_prompt(root_key: jax.Array, counter: jax.Array) -> jax.Array:
         prompt_key = jax.random.fold_in(root_key, counter)
         return jax.vmap(lambda rollout: jax.random.fold_in(prompt_key, rollout))(jnp.arange(n_rollouts))
 
-    return jax.vmap(keys_of_prompt)(prompt_counter_P)
+    root_axis = 0 if root_key.ndim else None
+    return jax.vmap(keys_of_prompt, in_axes=(root_axis, 0))(root_key, prompt_counter_P)
 
 
 def choose_token(

@@ -23,6 +23,14 @@ class Rollouts:
     is_truncated_PR: jax.Array  # bool[P, R], true where max_new_tokens came before EOS
     behavior_logprob_PRT: jax.Array  # f32[P, R, T] nats, at the sampling temperature; 0 at pads
     n_decode_steps: jax.Array  # int32, how often the decode loop ran
+    # bool[P, R, T], true at tokens of the policy's where others stand between them; None: all of them are its own.
+    # With several turns the lengths count every token, and "EOS" and "the end" are those of the last turn
+    is_action_PRT: jax.Array | None = None
+
+    @property
+    def own_length_PR(self) -> jax.Array:
+        """int32[P, R], tokens that the policy wrote."""
+        return self.completion_length_PR if self.is_action_PRT is None else self.is_action_PRT.sum(axis=2)
 
 
 Sampler = Callable[[Params, jax.Array, jax.Array, jax.Array, jax.Array], Rollouts]
@@ -44,7 +52,8 @@ def build_sampler(
 
     `prompt_counter_P` names the prompts in the order of the whole run. The key of a rollout is
     fold_in(fold_in(root_key, prompt counter), rollout index), of a token fold_in(that, position).
-    The root key is an argument, not a constant, so that all seeds run one compiled program.
+    The root key is an argument, not a constant, so that all seeds run one compiled program. There may be one per
+    prompt, keys [P].
     With max_new_tokens <= bucket_tokens the call returns at once, as any jitted function; else it
     waits at the end of each width for the news whether a rollout goes on.
 

@@ -5,17 +5,18 @@
                                        the order in which a small transformer can carry
 """
 
-import abc
 import re
-from collections.abc import Sequence
 
 import numpy as np
 
-from rlvr_jax.tasks.heldout import fair_order, is_heldout
-from rlvr_jax.tasks.problem import Grades, Problem, nth
+from rlvr_jax.tasks.listed_task import LARGEST_SLIP, ONLY_CORRECT, ListedTask, number_credit
+from rlvr_jax.tasks.problem import Problem
+from rlvr_jax.tasks.rewards import RewardSettings
 
 _FIRST_INTEGER = re.compile(r"-?[0-9]+")
+_THREE_DIGITS = re.compile(r"[0-9]{3}")
 _COMMUTATIVE = "+*"
+_NAMES = {"+": "addition", "-": "subtraction", "*": "multiplication"}
 
 
 def first_integer(text: str) -> int | None:
@@ -36,66 +37,69 @@ def _content(operator: str, left: int, right: int) -> str:
     return f"{left}{operator}{right}"
 
 
-class _Arithmetic(abc.ABC):
-    """What the two wordings share: the triples (operator, left, right) and their split by content."""
+class _Arithmetic(ListedTask):
+    """What the two wordings share: the triples (operator, left, right)."""
 
-    fingerprint = ""
-
-    def __init__(self, triples: list[tuple[str, int, int]]):
-        self._train, heldout = [], []
-        for triple in triples:
-            (heldout if is_heldout(_content(*triple)) else self._train).append(triple)
-        self._heldout = sorted(heldout, key=lambda triple: fair_order(str(triple)))  # with a + b far from b + a
-        self.n_train, self.n_heldout = len(self._train), len(self._heldout)
+    def __init__(self, triples: list[tuple[str, int, int]], *, n_problems: int, rewards: RewardSettings):
+        super().__init__(triples, n_problems=n_problems, rewards=rewards)
         results = [_result(*triple) for triple in triples]
         self._extremes = min(results), max(results)
 
-    def train_problem(self, index: int) -> Problem:
-        return self._problem(*nth(self._train, index))
+    def partial_credit(self, problem: Problem, answer: str | None) -> float:
+        """1, 0.5 off by 1, 0.25 off by 2 to 5, -0.5 for the result of another of + - *, else -1."""
+        operator, left, right = (problem.row[name] for name in ("operator", "left", "right"))
+        others = frozenset(_result(other, left, right) for other in _NAMES if other != operator)
+        number = None if answer is None else self._number(answer)
+        return number_credit(number, _result(operator, left, right), others=others)
 
-    def heldout_problem(self, index: int) -> Problem:
-        return self._problem(*nth(self._heldout, index))
+    def _number(self, answer: str) -> int:
+        return int(answer)
 
-    def grade(self, problems: Sequence[Problem], completion_texts: Sequence[Sequence[str]]) -> Grades:
-        """The only reward is "correct", 1 or 0."""
-        is_correct_PR = np.array(
-            [[self.is_correct(p, text) for text in texts] for p, texts in zip(problems, completion_texts, strict=True)]
+    def _content(self, operator: str, left: int, right: int) -> str:
+        return _content(operator, left, right)
+
+    def _asked(self, prompt: str, answer: str, operator: str, left: int, right: int) -> Problem:
+        return Problem(
+            prompt,
+            answer,
+            _content(operator, left, right),
+            row={"task": self.name, "operator": operator, "left": left, "right": right},
+            categories=(self.name, _NAMES[operator]),
         )
-        reward_PR = is_correct_PR.astype(np.float32)
-        return Grades({"correct": reward_PR}, reward_PR.copy(), is_correct_PR, failures=())
-
-    @abc.abstractmethod
-    def _problem(self, operator: str, left: int, right: int) -> Problem: ...
-
-    @abc.abstractmethod
-    def is_correct(self, problem: Problem, completion: str) -> bool: ...
 
 
 class SentenceArithmetic(_Arithmetic):
     """`Calculate: a op b = ` with operands operand_min..operand_max."""
 
     name = "arithmetic"
-    largest_slip = 5  # of a wrong demonstration
 
-    def __init__(self, *, operators: str, operand_min: int, operand_max: int):
+    def __init__(
+        self,
+        *,
+        operators: str,
+        operand_min: int,
+        operand_max: int,
+        n_problems: int = 0,
+        rewards: RewardSettings = ONLY_CORRECT,
+    ):
         operands = range(operand_min, operand_max + 1)
-        super().__init__([(op, a, b) for op in operators for a in operands for b in operands])
+        triples = [(op, a, b) for op in operators for a in operands for b in operands]
+        super().__init__(triples, n_problems=n_problems, rewards=rewards)
         least, most = self._extremes
         self.longest_answer = max(len(str(least)), len(str(most)))
-        self.longest_demonstration = max(len(str(least - self.largest_slip)), len(str(most + self.largest_slip)))
+        self.longest_demonstration = max(len(str(least - LARGEST_SLIP)), len(str(most + LARGEST_SLIP)))
 
     def _problem(self, operator: str, left: int, right: int) -> Problem:
         answer = str(_result(operator, left, right))
-        return Problem(f"Calculate: {left} {operator} {right} = ", answer, _content(operator, left, right))
+        return self._asked(f"Calculate: {left} {operator} {right} = ", answer, operator, left, right)
 
-    def is_correct(self, problem: Problem, completion: str) -> bool:
-        return first_integer(completion) == int(problem.answer)
+    def final_answer(self, completion: str) -> str | None:
+        number = first_integer(completion)
+        return None if number is None else str(number)
 
-    def demonstration(self, problem: Problem, rng: np.random.Generator, *, p_correct: float) -> str:
-        """The answer, or one off by 1 to 5 in either direction."""
-        if rng.random() < p_correct:
-            return problem.answer
-        return str(int(problem.answer) + int(rng.integers(1, self.largest_slip + 1)) * int(rng.choice([-1, 1])))
+    def _wrong_answer(self, problem: Problem, rng: np.random.Generator) -> str:
+        """Off by 1 to 5 in either direction."""
+        return str(int(problem.answer) + int(rng.integers(1, LARGEST_SLIP + 1)) * int(rng.choice([-1, 1])))
 
 
 class DigitArithmetic(_Arithmetic):
@@ -104,21 +108,31 @@ class DigitArithmetic(_Arithmetic):
     name = "digits"
     answer_width = longest_answer = longest_demonstration = 3
 
-    def __init__(self, *, operators: str, operand_min: int, operand_max: int):
+    def __init__(
+        self,
+        *,
+        operators: str,
+        operand_min: int,
+        operand_max: int,
+        n_problems: int = 0,
+        rewards: RewardSettings = ONLY_CORRECT,
+    ):
         operands = range(operand_min, operand_max + 1)
-        super().__init__([(op, a, b) for op in operators for a in operands for b in operands if op == "+" or a >= b])
+        triples = [(op, a, b) for op in operators for a in operands for b in operands if op == "+" or a >= b]
+        super().__init__(triples, n_problems=n_problems, rewards=rewards)
 
     def _problem(self, operator: str, left: int, right: int) -> Problem:
         answer = str(_result(operator, left, right)).zfill(self.answer_width)[::-1]
-        return Problem(f"{left:02d}{operator}{right:02d}=", answer, _content(operator, left, right))
+        return self._asked(f"{left:02d}{operator}{right:02d}=", answer, operator, left, right)
 
-    def is_correct(self, problem: Problem, completion: str) -> bool:
-        return completion == problem.answer
+    def final_answer(self, completion: str) -> str | None:
+        return completion if _THREE_DIGITS.fullmatch(completion) else None
 
-    def demonstration(self, problem: Problem, rng: np.random.Generator, *, p_correct: float) -> str:
-        """The answer, or the answer with one digit replaced by another one."""
-        if rng.random() < p_correct:
-            return problem.answer
+    def _number(self, answer: str) -> int:
+        return int(answer[::-1])
+
+    def _wrong_answer(self, problem: Problem, rng: np.random.Generator) -> str:
+        """The answer with one digit replaced by another one."""
         place = int(rng.integers(self.answer_width))
         wrong_digit = (int(problem.answer[place]) + int(rng.integers(1, 10))) % 10
         return problem.answer[:place] + str(wrong_digit) + problem.answer[place + 1 :]

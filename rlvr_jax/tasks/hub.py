@@ -1,5 +1,7 @@
-"""Files of datasets on the Hugging Face Hub: `OWNER/NAME[/FILE][@REVISION]`."""
+"""Files of datasets on the Hugging Face Hub: `OWNER/NAME[/FILE][@REVISION]`; FILE may have wildcards."""
 
+import fnmatch
+import glob
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +16,11 @@ def is_hub_path(path: str) -> bool:
     return _HUB_PATH.fullmatch(path.removeprefix(HUB_PREFIX)) is not None
 
 
-def hub_file(path: str, *, is_data_file: Callable[[str], bool]) -> Path:
-    """The downloaded file, from the Hub's own cache where it has not changed since.
+def hub_files(path: str, *, is_data_file: Callable[[str], bool]) -> list[tuple[str, Path]]:
+    """The downloaded files with a name for each, from the Hub's own cache where they have not changed since.
 
-    OWNER/NAME alone means its only data file, or the only one with "train" in its name. Raises
-    ValueError with the candidates, or with what stands in the way and the fix.
+    A wildcard means all that fit it, by name; OWNER/NAME alone means its only data file, or the only one
+    with "train" in its name. Raises ValueError with the candidates, or with what stands in the way and the fix.
     """
     parts = _HUB_PATH.fullmatch(path.removeprefix(HUB_PREFIX))
     if parts is None:
@@ -33,15 +35,27 @@ def hub_file(path: str, *, is_data_file: Callable[[str], bool]) -> Path:
         ) from error
     hub_logging.disable_propagation()  # it has a handler of its own, and would be heard twice
     repo, file, revision = parts["repo"], parts["file"], parts["revision"]
+    is_wildcard = file is not None and glob.has_magic(file)
     try:
-        names = [file] if file else HfApi().list_repo_files(repo, repo_type="dataset", revision=revision)
+        names = (
+            [file]
+            if file and not is_wildcard
+            else HfApi().list_repo_files(repo, repo_type="dataset", revision=revision)
+        )
     except Exception as error:  # of the transport below the library, which differs between its versions
         raise _unreachable(path, repo, revision, error) from error
-    name = file or _only_data_file(path, [name for name in names if is_data_file(name)])
-    if not is_data_file(name):
-        raise ValueError(f"{path}: {name} is of no kind that can be read; name another file of the dataset")
+    if is_wildcard:
+        names = sorted(name for name in names if is_data_file(name) and fnmatch.fnmatchcase(name, file))
+        if not names:
+            raise ValueError(f"{path}: no file of the dataset fits; leave the file out of the path to see which it has")
+    else:
+        names = [file or _only_data_file(path, [name for name in names if is_data_file(name)])]
+        if not is_data_file(names[0]):
+            raise ValueError(f"{path}: {names[0]} is of no kind that can be read; name another file of the dataset")
     try:
-        return Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision))
+        local = [Path(hf_hub_download(repo, name, repo_type="dataset", revision=revision)) for name in names]
+        shown = [f"{HUB_PREFIX}{repo}/{name}" for name in names] if is_wildcard else [path]
+        return list(zip(shown, local, strict=True))
     except Exception as error:
         raise _unreachable(path, repo, revision, error) from error
 

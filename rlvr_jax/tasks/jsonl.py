@@ -1,21 +1,21 @@
 """Problems from a user's file, graded by exact answers or by functions of the user's."""
 
 import bisect
-import hashlib
-import logging
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
-from rlvr_jax.tasks.data_files import DataFile, read_data_file, unusable_rows
-from rlvr_jax.tasks.heldout import HELDOUT_ONE_IN, fair_order, is_heldout
+from rlvr_jax.tasks.data_files import read_data_files
 from rlvr_jax.tasks.problem import Grades, RowProblem, nth
-from rlvr_jax.tasks.rewards import EXACT, Rewards
+from rlvr_jax.tasks.rewards import Rewards, RewardSettings
+from rlvr_jax.tasks.row_problems import RowPolicy, file_problems, same_text
 from rlvr_jax.tasks.template import Template, field_text
 
-log = logging.getLogger(__name__)
+TEMPLATE = "{prompt}"  # where the settings have none
+EXACT = "exact"  # 1 where the stripped completion is the stripped answer
+OWN_REWARDS = (EXACT,)
 
 
 class JsonlTask:
@@ -31,48 +31,34 @@ class JsonlTask:
         template: str,
         answer_field: str,
         demonstration_field: str,
-        rewards: tuple[str, ...],
-        reward_weights: tuple[float, ...],
-        correct_at: float,
-        reward_limit_s: float,
-        reward_workers: int,
+        row_policy: RowPolicy,
+        rewards: RewardSettings,
     ):
         """Reads the files and starts the rewards. Raises ValueError with the rows, fields or functions at fault.
 
         Args:
+            heldout_path: "" for one problem in ten of `path`.
+            template: "" for TEMPLATE.
             answer_field: "" if rows have no answer, which rules out "exact".
             demonstration_field: what the warm start imitates; "" for the answer.
         """
-        if EXACT in rewards and not answer_field:
+        if EXACT in (rewards.names or OWN_REWARDS) and not answer_field:
             raise ValueError("task.rewards has 'exact', which needs answers; set task.answer_field to a field of them")
-        fields = {"template": Template(template), "answer": answer_field, "demonstration": demonstration_field}
-        files = [read_data_file(file) for file in (path, heldout_path) if file]
-        problems = [_problems(file, **fields) for file in files]
-        if heldout_path:
-            self._train, heldout = _without_heldout(path, *problems), problems[1]
-        else:
-            self._train, heldout = _split(path, problems[0])
-        self._heldout = sorted(heldout, key=lambda problem: fair_order(problem.prompt))
-        if n_repeated := len(self._train) - len({problem.prompt for problem in self._train}):
-            log.warning(
-                "%s: %d of %d training problems repeat the prompt of another", path, n_repeated, len(self._train)
-            )
-        self.fingerprint = hashlib.blake2b(
-            "+".join(file.fingerprint for file in files).encode(), digest_size=16
-        ).hexdigest()
+        filled = Template(template or TEMPLATE)
+        problems = file_problems(
+            read_data_files(path),
+            read_data_files(heldout_path) if heldout_path else (),
+            lambda row: _problem(row, filled, answer=answer_field, demonstration=demonstration_field),
+            row_policy,
+        )
+        self._train, self._heldout, self.fingerprint = problems.train, problems.heldout, problems.fingerprint
         self.n_train, self.n_heldout = len(self._train), len(self._heldout)
         everything = self._train + self._heldout
         self.longest_answer = max(len(problem.answer) for problem in everything)
         self.longest_demonstration = max(len(problem.demonstration) for problem in everything)
         self._has_demonstrations = bool(demonstration_field or answer_field)
         self._demonstrations = sorted((p.demonstration.strip(), p.demonstration) for p in self._train)
-        self._rewards = Rewards(
-            rewards,
-            weights=reward_weights,
-            correct_at=correct_at,
-            limit_s=reward_limit_s,
-            n_processes=reward_workers,
-        )
+        self._rewards = Rewards(rewards, own=OWN_REWARDS, default=OWN_REWARDS)
 
     def train_problem(self, index: int) -> RowProblem:
         return nth(self._train, index)
@@ -81,7 +67,13 @@ class JsonlTask:
         return nth(self._heldout, index)
 
     def grade(self, problems: Sequence[RowProblem], completion_texts: Sequence[Sequence[str]]) -> Grades:
-        return self._rewards.grade(problems, completion_texts)
+        is_exact_PR = np.array(
+            [
+                [text.strip() == problem.answer.strip() for text in texts]
+                for problem, texts in zip(problems, completion_texts, strict=True)
+            ]
+        )
+        return self._rewards.grade(problems, completion_texts, {EXACT: is_exact_PR})
 
     def close(self) -> None:
         """Ends the processes of the rewards."""
@@ -111,18 +103,6 @@ def _garbled(text: str) -> str:
     return rotated if rotated != text else text[:-1]
 
 
-def _problems(file: DataFile, *, template: Template, answer: str, demonstration: str) -> list[RowProblem]:
-    problems, faults = [], []
-    for number, row in file.rows:
-        try:
-            problems.append(_problem(row, template, answer=answer, demonstration=demonstration))
-        except ValueError as error:
-            faults.append((number, str(error)))
-    if faults:
-        raise unusable_rows(file.path, file.unit, faults)
-    return problems
-
-
 def _problem(row: dict[str, Any], template: Template, *, answer: str, demonstration: str) -> RowProblem:
     def text_of(field: str, setting: str) -> str:
         text = field_text(row, field, setting=setting)
@@ -135,26 +115,4 @@ def _problem(row: dict[str, Any], template: Template, *, answer: str, demonstrat
         raise ValueError("its prompt is empty; fill the fields that task.template names, or remove the row")
     answer_text = text_of(answer, "task.answer_field") if answer else ""
     shown = text_of(demonstration, "task.demonstration_field") if demonstration else answer_text
-    return RowProblem(prompt, answer_text, content=prompt, row=row, demonstration=shown)
-
-
-def _split(path: str, problems: list[RowProblem]) -> tuple[list[RowProblem], list[RowProblem]]:
-    """Training and held-out problems out of one file; rows of one prompt stay together."""
-    train = [problem for problem in problems if not is_heldout(problem.content)]
-    if not train:
-        raise ValueError(
-            f"all {len(problems)} problems of {path} are held out, which a hash of the prompt decides for one in "
-            f"{HELDOUT_ONE_IN}; add problems, or name a file for each in task.path and task.heldout_path"
-        )
-    return train, [problem for problem in problems if is_heldout(problem.content)]
-
-
-def _without_heldout(path: str, problems: list[RowProblem], heldout: list[RowProblem]) -> list[RowProblem]:
-    """The problems of the training file whose prompts are not held out."""
-    heldout_contents = {problem.content for problem in heldout}
-    train = [problem for problem in problems if problem.content not in heldout_contents]
-    if n_dropped := len(problems) - len(train):
-        log.warning("%s: %d of %d problems are not trained on: they are held out", path, n_dropped, len(problems))
-    if not train:
-        raise ValueError(f"every prompt of {path} is also in task.heldout_path; name a file with other problems")
-    return train
+    return RowProblem(prompt, answer_text, content=same_text(prompt), row=row, demonstration=shown)

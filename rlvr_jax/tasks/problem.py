@@ -18,28 +18,35 @@ class Problem:
     prompt: str
     answer: str
     content: str
+    row: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)  # for users' rewards
+    categories: tuple[str, ...] = ()  # what evaluation breaks its results down by, such as ("level_5", "algebra")
 
 
 @dataclasses.dataclass(frozen=True)
 class RowProblem(Problem):
     """A problem with the row of a file it was made of."""
 
-    row: dict[str, Any] = dataclasses.field(compare=False, repr=False)
-    demonstration: str = dataclasses.field(compare=False, repr=False)  # what the warm start imitates
+    demonstration: str = dataclasses.field(default="", compare=False, repr=False)  # what the warm start imitates
+
+
+Answers = tuple[tuple[str | None, ...], ...]  # [P][R]: the same text for the same answer, None where there is none
 
 
 @dataclasses.dataclass(frozen=True)
 class Grades:
     """What a task says of the completions of P prompts, R each.
 
-    NaN only ever means that a reward could not be graded, and then for all R completions of the
-    prompt: what is wrong is the verifier or its row, not the policy.
+    NaN only ever means that a reward could not be graded: what is wrong is the verifier or its row, not the
+    policy. Such a completion counts as never drawn.
     """
 
     named_rewards: dict[str, np.ndarray]  # name -> f32[P, R], unweighted
     reward_PR: np.ndarray  # f32, their weighted sum, which is trained on
     is_correct_PR: np.ndarray  # bool, what evaluation counts; false where it could not be graded
-    failures: tuple[str, ...]  # one message per prompt that could not be graded: which reward, which prompt, why
+    failures: tuple[str, ...]  # one message per prompt with a completion that could not be graded: what, where, why
+    answers: Answers | None = None  # final answers; None: the task has no such notion
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)  # of named_rewards in the sum; 1 where absent
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)  # of what is logged as health/NAME
 
 
 class Task(Protocol):
@@ -73,23 +80,3 @@ def nth(items: Sequence[Item], index: int) -> Item:
     if index < 0:
         raise IndexError(f"problem {index}: problems are counted from 0")
     return items[index]
-
-
-def problem_index(counter: int, n_problems: int, *, seed: int) -> int:
-    """Which problem the `counter`-th prompt of a run shows.
-
-    Every pass over the data is its own permutation, seeded by (seed, pass), so the only
-    state of the data order is the counter itself.
-    """
-    return int(_permutation(seed, counter // n_problems, n_problems)[counter % n_problems])
-
-
-_last_permutation: tuple[tuple[int, int, int], np.ndarray] | None = None
-
-
-def _permutation(seed: int, epoch: int, n_problems: int) -> np.ndarray:
-    global _last_permutation  # a cache of one pure value; a run asks for the same pass many times
-    key = (seed, epoch, n_problems)
-    if _last_permutation is None or _last_permutation[0] != key:
-        _last_permutation = key, np.random.default_rng([seed, epoch]).permutation(n_problems)
-    return _last_permutation[1]

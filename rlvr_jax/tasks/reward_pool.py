@@ -1,5 +1,6 @@
 """Reward functions of a user's, called for many prompts at a time in processes that can be killed."""
 
+import math
 import re
 import threading
 import time
@@ -34,11 +35,27 @@ class RewardPool:
     returns a number per completion.
     """
 
-    def __init__(self, functions: Sequence[str], *, limit_s: float, n_processes: int):
+    def __init__(
+        self,
+        functions: Sequence[str],
+        *,
+        limit_s: float,
+        n_processes: int,
+        max_hangs: float = MAX_HANGS,
+        max_calls: float = math.inf,
+        folder: str = "",
+        imports: Sequence[str] = (),
+        memory_gib: float = 0.0,
+    ):
         """Starts the processes and waits for their imports. Raises ValueError naming a function that cannot be used.
 
         Args:
             limit_s: of one call; what takes longer is killed.
+            max_hangs: calls of one `grade` that may hang before the rest is not tried.
+            max_calls: after which a process is replaced by a new one.
+            folder: where the modules are looked for first; "" for the current one.
+            imports: packages each process loads before its first call, so that loading takes none of its time.
+            memory_gib: of address space per process; 0 for no limit.
         """
         for function in functions:
             check_function_name(function)
@@ -47,8 +64,10 @@ class RewardPool:
         if n_processes < 1:
             raise ValueError(f"task.reward_workers={n_processes} must be at least 1")
         self._functions, self._limit_s = tuple(functions), limit_s
+        self._max_hangs, self._max_calls = max_hangs, max_calls
         self._lock = threading.Lock()  # the processes listen to one `grade` at a time
-        self._processes = [RewardProcess(functions) for _ in range(n_processes)]
+        options = {"folder": folder, "imports": imports, "memory_gib": memory_gib}
+        self._processes = [RewardProcess(functions, **options) for _ in range(n_processes)]
         self._finalizer = weakref.finalize(self, _stop_all, self._processes)  # also when Python ends
         try:
             for process in self._processes:
@@ -76,18 +95,25 @@ class RewardPool:
         count as not tried, whether or not some process came to them: the outcome depends neither on
         the number of processes nor on their speed.
         """
+        outcomes = self.outcomes(calls)
+        hung = [i for i, outcome in enumerate(outcomes) if outcome.get("late")]
+        n_tried = hung[int(self._max_hangs) - 1] + 1 if len(hung) >= self._max_hangs else len(calls)
+        tried = [self._scores_or_failure(*pair) for pair in zip(calls[:n_tried], outcomes[:n_tried], strict=True)]
+        limit = f"task.reward_limit_s={self._limit_s:g} s"
+        why_not = f"not tried after {self._max_hangs:g} calls that took longer than {limit}"
+        return tried + [f"{self._subject(call)}: {why_not}" for call in calls[n_tried:]]
+
+    def outcomes(self, calls: Sequence[RewardCall]) -> list[dict[str, Any]]:
+        """The news of each call: {"scores": ...}, {"failure": why}, {"late": limit}, {"ended": how}.
+
+        {"down": why} if no process could be started; {} if it was not tried.
+        """
         if not self._finalizer.alive:
             raise ValueError("the reward processes are closed")
         with self._lock:
-            outcomes = self._outcomes(calls)
-        hung = [i for i, outcome in enumerate(outcomes) if outcome.get("late")]
-        n_tried = hung[MAX_HANGS - 1] + 1 if len(hung) >= MAX_HANGS else len(calls)
-        tried = [self._scores_or_failure(*pair) for pair in zip(calls[:n_tried], outcomes[:n_tried], strict=True)]
-        why_not = f"not tried after {MAX_HANGS} calls that took longer than task.reward_limit_s={self._limit_s:g} s"
-        return tried + [f"{self._subject(call)}: {why_not}" for call in calls[n_tried:]]
+            return self._outcomes(calls)
 
     def _outcomes(self, calls: Sequence[RewardCall]) -> list[dict[str, Any]]:
-        """The news of each call, {"down": why} if no process could be started; {} if it was not tried."""
         outcomes: list[dict[str, Any]] = [{} for _ in calls]
         asked: dict[RewardProcess, int] = {}  # the call each works on
         n_asked, n_hung, why_down = 0, 0, ""
@@ -96,9 +122,9 @@ class RewardPool:
             if not process.is_up or (process.is_ready and process.news()):
                 why_down = _restart(process) or why_down
         try:
-            while asked or (n_asked < len(calls) and n_hung < MAX_HANGS):
+            while asked or (n_asked < len(calls) and n_hung < self._max_hangs):
                 for process in self._processes:
-                    if process.is_ready and n_asked < len(calls) and n_hung < MAX_HANGS:
+                    if process.is_ready and n_asked < len(calls) and n_hung < self._max_hangs:
                         process.ask(vars(calls[n_asked]), limit_s=self._limit_s)
                         asked[process] = n_asked
                         n_asked += 1
@@ -114,7 +140,7 @@ class RewardPool:
                     if call is not None:
                         outcomes[call] = news
                         n_hung += "late" in news
-                        if not process.is_ready:
+                        if not process.is_ready or process.n_asked >= self._max_calls:
                             why_down = _restart(process) or why_down
                     else:  # it could not be started again: no second try before the next `grade`
                         process.stop()
@@ -122,7 +148,7 @@ class RewardPool:
         finally:
             for process in asked:  # only if something was raised, such as KeyboardInterrupt
                 process.stop()
-        for call in range(n_asked, len(calls) if n_hung < MAX_HANGS else 0):
+        for call in range(n_asked, len(calls) if n_hung < self._max_hangs else 0):
             outcomes[call] = {"down": why_down}
         return outcomes
 
@@ -152,8 +178,12 @@ class RewardPool:
         return news["failure"]
 
 
-def check_function_name(function: str) -> None:
-    """Raises ValueError unless `function` reads module:function."""
+def check_function_name(function: str, *, own: Sequence[str] = ()) -> None:
+    """Raises ValueError unless `function` reads module:function.
+
+    Args:
+        own: what else it could have been, for the message.
+    """
     file, _, name = function.partition(":")
     if _FUNCTION.fullmatch(function) and not file.endswith(".py"):
         return
@@ -161,7 +191,8 @@ def check_function_name(function: str) -> None:
     fixed = f"{module}:{name or 'function'}"
     is_file = module != file and _FUNCTION.fullmatch(fixed)
     fix = f"write {fixed!r}" if is_file else "write 'my_rewards:score' for score() in my_rewards.py"
-    raise ValueError(f"{function!r} in task.rewards is neither 'exact' nor module:function; {fix}")
+    known = " or ".join(map(repr, own)) or "a reward of the task"
+    raise ValueError(f"{function!r} in task.rewards is neither {known} nor module:function; {fix}")
 
 
 def _restart(process: RewardProcess) -> str:

@@ -26,12 +26,23 @@ _CHUNK_BYTES = 1 << 16
 class RewardProcess:
     """One child. It is asked one thing at a time and never waited for here: see `news` and `wait_for_news`."""
 
-    def __init__(self, functions: Sequence[str]):
-        self._functions, self._folder = list(functions), os.getcwd()
+    def __init__(
+        self, functions: Sequence[str], *, folder: str = "", imports: Sequence[str] = (), memory_gib: float = 0.0
+    ):
+        """Starts nothing yet.
+
+        Args:
+            folder: where it runs and first looks for the functions' modules; "" for the current one.
+            imports: packages that are there before it says that it is ready.
+            memory_gib: of address space; what needs more gets a MemoryError. 0 for no limit.
+        """
+        self._functions, self._folder = list(functions), folder or os.getcwd()
+        self._options = [f"--import={name}" for name in imports] + [f"--memory_gib={memory_gib}"] * (memory_gib > 0)
         # a verifier must not take the accelerator from the trainer
         self._environment = os.environ | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         self._process: subprocess.Popen | None = None
         self.is_ready = False  # has imported its functions and is not being asked anything
+        self.n_asked = 0  # since it was started
 
     @property
     def is_up(self) -> bool:
@@ -44,11 +55,11 @@ class RewardProcess:
 
     def start(self) -> None:
         """Returns at once; the first news is {"ready": True}, or a failure."""
-        self._unsent, self._received, self.is_ready = b"", b"", False
+        self._unsent, self._received, self.is_ready, self.n_asked = b"", b"", False, 0
         self._process = subprocess.Popen(
             # As a file, not with -m: the current folder comes first on the path only once the worker has its own
             # imports, so that a user's json.py cannot break it. -P keeps the worker's folder off the path.
-            [sys.executable, "-P", str(_WORKER), *self._functions],
+            [sys.executable, "-P", str(_WORKER), *self._options, *self._functions],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -66,6 +77,7 @@ class RewardProcess:
     def ask(self, request: dict[str, Any], *, limit_s: float) -> None:
         """Sends a request; its answer is the next news."""
         self.is_ready = False
+        self.n_asked += 1
         self._set_limit(limit_s)
         self._unsent = json.dumps(request).encode() + b"\n"
         self._send()

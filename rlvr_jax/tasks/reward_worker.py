@@ -1,6 +1,6 @@
 """The process that calls a user's reward functions: JSON lines in, JSON lines out.
 
-    python -P reward_worker.py my_rewards:score ...
+    python -P reward_worker.py [--import=package] [--memory_gib=2] my_rewards:score ...
 
 First it writes {"ready": true}, or {"failure": why} if a function cannot be used. Then each line
 {"function": 0, "prompt": ..., "completions": [...], "answer": ..., "row": {...}} is answered by
@@ -38,6 +38,8 @@ class Refused(Exception):
 def main(functions: list[str]) -> None:
     """Imports the functions and answers until the trainer closes its end."""
     lines_in, lines_out = take_over_pipes()
+    options = [argument for argument in functions if argument.startswith("--")]
+    functions = functions[len(options) :]
     requests: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=read_requests, args=(lines_in, requests), daemon=True).start()
     own_pid = os.getpid()
@@ -49,6 +51,11 @@ def main(functions: list[str]) -> None:
         lines_out.flush()
 
     sys.path.insert(0, os.getcwd())
+    for option, _, value in (option.partition("=") for option in options):
+        if option == "--import":
+            importlib.import_module(value)
+        elif option == "--memory_gib":
+            limit_memory(float(value))
     rewards = []
     for function in functions:
         try:
@@ -62,6 +69,14 @@ def main(functions: list[str]) -> None:
             reply({"scores": call_reward(*rewards[request.pop("function")], request)})
         except Refused as refused:
             reply({"failure": str(refused)})
+
+
+def limit_memory(gib: float) -> None:
+    """Makes allocations beyond so much address space fail here, before the machine has to choose whom to kill."""
+    import resource  # not everywhere, and few ask for it
+
+    n_bytes = int(gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (n_bytes, n_bytes))
 
 
 def take_over_pipes() -> tuple[TextIO, TextIO]:

@@ -1,63 +1,90 @@
-"""The rewards of a task of one's own: "exact", functions of the user's, and their weighted sum."""
+"""Named rewards of a completion, the task's own ones and functions of the user's, and their weighted sum."""
 
+import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from rlvr_jax.tasks.problem import Grades, RowProblem
+from rlvr_jax.tasks.judge import Judge, JudgeSettings
+from rlvr_jax.tasks.problem import Answers, Grades, Problem
 from rlvr_jax.tasks.reward_pool import RewardCall, RewardPool, check_function_name
 from rlvr_jax.tasks.reward_worker import LARGEST_SCORE
 
-EXACT = "exact"
+SERVICES = ("judge", "code")  # that every task may name beside its own rewards
 PENALTIES = ("kl", "overlong", "truncated")  # what the trainer adds under these names beside the rewards
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardSettings:
+    """Which rewards a run has, as its config says."""
+
+    names: tuple[str, ...]  # each one of the task's own or "module:function"; (): the task's default
+    weights: tuple[float, ...]  # one per reward; () for all 1
+    correct_at: float  # from which weighted sum on a completion counts as correct, where the task leaves that open
+    limit_s: float  # of one call of a function
+    n_processes: int  # that call the functions
+    judge: JudgeSettings | None = None  # of "judge"
 
 
 class Rewards:
     """Named rewards and their weights."""
 
-    def __init__(
-        self,
-        rewards: Sequence[str],
-        *,
-        weights: Sequence[float],
-        correct_at: float,
-        limit_s: float,
-        n_processes: int,
-    ):
+    def __init__(self, settings: RewardSettings, *, own: Sequence[str], default: Sequence[str]):
         """Starts the processes of the user's functions. Raises ValueError if a reward cannot be used.
 
         Args:
-            rewards: each "exact" or "module:function".
-            weights: one per reward; () for all 1.
-            correct_at: from which weighted sum on a completion counts as correct.
+            own: names of the rewards that the task can compute itself.
+            default: the rewards where the settings name none.
         """
-        self._names = reward_names(rewards)
-        if not all(math.isfinite(number) for number in (*weights, correct_at)):
-            raise ValueError(f"task.reward_weights={tuple(weights)} and task.correct_at={correct_at} must be finite")
-        self._weights = weight_per_reward(rewards, weights)
-        self._correct_at = correct_at
-        self._functions = [reward for reward in rewards if reward != EXACT]
+        rewards = settings.names or tuple(default)
+        self._names = reward_names(rewards, own=own)
+        if not all(math.isfinite(number) for number in (*settings.weights, settings.correct_at)):
+            raise ValueError(
+                f"task.reward_weights={settings.weights} and task.correct_at={settings.correct_at} must be finite"
+            )
+        self.weights = dict(zip(self._names.values(), weight_per_reward(rewards, settings.weights), strict=True))
+        self._correct_at = settings.correct_at
+        self._own = [reward for reward in rewards if reward in own]
+        self._functions = [reward for reward in rewards if reward not in (*own, *SERVICES)]
         self._function_names = [self._names[reward] for reward in self._functions]
-        self._pool = RewardPool(self._functions, limit_s=limit_s, n_processes=n_processes) if self._functions else None
+        self._judge = Judge(settings.judge) if "judge" in rewards else None
+        self._pool = None
+        if self._functions:
+            self._pool = RewardPool(self._functions, limit_s=settings.limit_s, n_processes=settings.n_processes)
 
     def close(self) -> None:
         """Ends the processes of the user's functions."""
         if self._pool:
             self._pool.close()
 
-    def grade(self, problems: Sequence[RowProblem], completion_texts: Sequence[Sequence[str]]) -> Grades:
-        """Grades [P][R] completions; a prompt whose rewards are not all there has none."""
-        named = {name: np.full((len(problems), len(completion_texts[0])), np.nan) for name in self._names.values()}
-        if EXACT in named:
-            named[EXACT][:] = [
-                [text.strip() == problem.answer.strip() for text in texts]
-                for problem, texts in zip(problems, completion_texts, strict=True)
-            ]
+    def grade(
+        self,
+        problems: Sequence[Problem],
+        completion_texts: Sequence[Sequence[str]],
+        own: Mapping[str, np.ndarray],
+        *,
+        is_correct_PR: np.ndarray | None = None,
+        answers: Answers | None = None,
+    ) -> Grades:
+        """Grades [P][R] completions; one whose rewards are not all there has none.
+
+        Args:
+            own: the task's own rewards by name, [P, R]; NaN where one could not be graded.
+            is_correct_PR: bool; None for what `correct_at` makes of the sum.
+            answers: what Grades.answers will hold.
+        """
+        shape = len(problems), len(completion_texts[0])
+        named = {name: np.full(shape, np.nan) for name in self._names.values()}
+        for name in self._own:
+            named[name][:] = own[name]
         failures = self._call_functions(problems, completion_texts, named)
+        if self._judge:
+            named["judge"], whys = self._judge.grade(problems, completion_texts)
+            failures = [[*messages, *filter(None, [why])] for messages, why in zip(failures, whys, strict=True)]
         # in float64: three rewards weighted 0.7, 0.2 and 0.1 reach 1 only after rounding to float32
-        sum_PR = sum(weight * named[name] for weight, name in zip(self._weights, self._names.values(), strict=True))
+        sum_PR = sum(weight * named[name] for name, weight in self.weights.items())
         is_too_large_P = (np.abs(sum_PR) > LARGEST_SCORE).any(axis=1)  # false for NaN: those failed before
         for p in np.flatnonzero(is_too_large_P):
             failures[p].append(
@@ -66,16 +93,24 @@ class Rewards:
             )
         sum_PR[is_too_large_P] = np.nan
         reward_PR = sum_PR.astype(np.float32)
+        is_graded_PR = np.isfinite(reward_PR)
+        if is_correct_PR is None:
+            is_correct_PR = reward_PR >= np.float32(self._correct_at)  # false for NaN
+        elif self._judge:  # the task knows what is right; that a judge is down must not look like a worse policy
+            is_graded_PR |= is_graded_but_for_judge(named)
         return Grades(
             named_rewards={name: values_PR.astype(np.float32) for name, values_PR in named.items()},
             reward_PR=reward_PR,
-            is_correct_PR=reward_PR >= np.float32(self._correct_at),  # false for NaN
+            is_correct_PR=is_correct_PR & is_graded_PR,
             failures=tuple("; ".join(messages) for messages in failures if messages),
+            answers=answers,
+            weights=self.weights,
+            counts={"judge_failures": int(np.isnan(named["judge"]).sum())} if self._judge else {},
         )
 
     def _call_functions(
         self,
-        problems: Sequence[RowProblem],
+        problems: Sequence[Problem],
         completion_texts: Sequence[Sequence[str]],
         named: dict[str, np.ndarray],
     ) -> list[list[str]]:
@@ -96,17 +131,29 @@ class Rewards:
         return failures
 
 
-def reward_names(rewards: Sequence[str]) -> dict[str, str]:
-    """Reward -> its name in metrics: the function's, with its module where two would share it."""
-    if not rewards:
-        raise ValueError("task.rewards is empty; use ('exact',), or ('my_rewards:score',) for score() in my_rewards.py")
+def is_graded_but_for_judge(named: Mapping[str, np.ndarray]) -> np.ndarray:
+    """bool[P, R]: whether all rewards are there that are no judge's.
+
+    Args:
+        named: the rewards by name, [P, R], NaN where one is missing; the judge's among them.
+    """
+    is_there = [np.isfinite(values_PR) | (name == "judge") for name, values_PR in named.items()]
+    return np.all(is_there, axis=0)
+
+
+def reward_names(rewards: Sequence[str], *, own: Sequence[str]) -> dict[str, str]:
+    """Reward -> its name in metrics: the function's, with its module where two would share it.
+
+    Args:
+        own: the task's own rewards, which bear their names.
+    """
     for reward, count in Counter(rewards).items():
         if count > 1:
             raise ValueError(
                 f"task.rewards={tuple(rewards)} names {reward!r} {count} times; once, with a weight, will do"
             )
-        if reward != EXACT:
-            check_function_name(reward)
+        if reward not in (*own, *SERVICES):
+            check_function_name(reward, own=own)
     short = {reward: reward.rpartition(":")[2] for reward in rewards}
     n_of = Counter([*short.values(), *PENALTIES, *PENALTIES])
     return {reward: reward.replace(":", ".") if n_of[name] > 1 else name for reward, name in short.items()}

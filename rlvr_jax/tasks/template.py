@@ -36,6 +36,11 @@ class Template:
                 "write {field} where a field of the row belongs"
             )
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields it names."""
+        return frozenset(field for _, field in self._pieces if field)
+
     def fill(self, row: Mapping[str, Any]) -> str:
         """The prompt of a row. Raises ValueError naming the field that is missing or no text."""
         return "".join(

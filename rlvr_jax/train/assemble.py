@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import inspect
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +12,17 @@ from rlvr_jax.models.hf_config import HfModel
 from rlvr_jax.models.lora import LoraSpec, lora_table, trained_table
 from rlvr_jax.models.spec import ModelSpec, parameter_count, value_count
 from rlvr_jax.models.tokenizer import Tokenizer
-from rlvr_jax.tasks.arithmetic import DigitArithmetic, SentenceArithmetic
-from rlvr_jax.tasks.jsonl import JsonlTask
 from rlvr_jax.tasks.problem import Task
+from rlvr_jax.tasks.schedule import schedule_of
 from rlvr_jax.train.batch_plan import BatchPlan, batch_plan
-from rlvr_jax.train.config import ConfigError, LoraConfig, ModelConfig, SourceError, TaskConfig, TrainConfig
+from rlvr_jax.train.build_task import build_task
+from rlvr_jax.train.config import ConfigError, LoraConfig, ModelConfig, SourceError, TrainConfig
 from rlvr_jax.train.long_prompts import used_problems
 from rlvr_jax.train.memory_plan import MemoryPlan, PlannedModel, prompts_at_once, within_memory
 from rlvr_jax.train.named_model import named_tokenizer, published_model
 from rlvr_jax.train.placement import Layout, build_mesh, n_batch_shards, parameter_layout
+from rlvr_jax.train.turn_budget import turn_tokens
+from rlvr_jax.train.stage_plan import stage_plans, stage_problems
 from rlvr_jax.train.validate import validate
 from rlvr_jax.train.validate_lora import lora_fit_problems
 from rlvr_jax.train.validate_model import tokenizer_problems
@@ -40,6 +41,7 @@ class Parts:
     compute_dtype: jnp.dtype
     lora: LoraSpec | None  # None: all weights are trained
     hf_model: HfModel | None  # None: the built-in model
+    turn_tokens: int  # the most that the policy writes at a time, EOS included
 
     @property
     def layout(self) -> Layout:
@@ -72,6 +74,8 @@ def assemble(config: TrainConfig) -> Parts:
         raise ConfigError(problems)
     task, prompt_length_N = used_problems(whole_task, tokenizer, config.sampling)
     lora = lora_spec(config.lora, spec)
+    longest_tokens = longest_completion_tokens(whole_task, tokenizer, is_demonstration=config.warmstart.enabled)
+    tokens_of_turn = turn_tokens(config, task, tokenizer, longest_turn_tokens=longest_tokens)
     plan = batch_plan(
         config,
         n_train=task.n_train,
@@ -79,35 +83,19 @@ def assemble(config: TrainConfig) -> Parts:
         n_left_out=(whole_task.n_train - task.n_train, whole_task.n_heldout - task.n_heldout),
         n_long_prompts=int((prompt_length_N > (config.sampling.max_prompt_tokens or np.inf)).sum()),
         longest_prompt_tokens=int(prompt_length_N.max()),
-        longest_completion_tokens=longest_completion_tokens(
-            whole_task, tokenizer, is_demonstration=config.warmstart.enabled
-        ),
+        longest_completion_tokens=longest_tokens,
         max_positions=hf_model.max_positions if hf_model else None,
         n_devices=mesh.size,
         n_parameters=parameter_count(spec) + (value_count(lora_table(spec, lora)) if lora else 0),
         n_trained_parameters=value_count(trained_table(spec, lora)),
     )
+    stages = stage_plans(schedule_of(task), total_prompts=plan.total_prompts)
+    if problems := stage_problems(stages, n_prompts=plan.n_prompts):
+        raise ConfigError(problems)
+    plan = dataclasses.replace(plan, stages=stages)
     compute_dtype = jnp.dtype(config.model.compute_dtype)
     plan, memory = within_memory(config, plan, PlannedModel(spec, lora, mesh, compute_dtype))
-    return Parts(task, tokenizer, spec, mesh, plan, memory, compute_dtype, lora, hf_model)
-
-
-def build_task(config: TaskConfig) -> Task:
-    """The task a config names. Raises ConfigError when its data or its rewards cannot be used."""
-    try:
-        return _task(dataclasses.astuple(config))
-    except ValueError as error:
-        raise ConfigError([f"task {config.name!r}: {error}"]) from error
-
-
-@functools.lru_cache(maxsize=4)  # all points of a study share one
-def _task(values: tuple) -> Task:
-    config = TaskConfig(*values)
-    if config.name == "jsonl":
-        names = [name for name in inspect.signature(JsonlTask).parameters if name != "self"]
-        return JsonlTask(**{name: getattr(config, name) for name in names})
-    kind = {"arithmetic": SentenceArithmetic, "digits": DigitArithmetic}[config.name]
-    return kind(operators=config.operators, operand_min=config.operand_min, operand_max=config.operand_max)
+    return Parts(task, tokenizer, spec, mesh, plan, memory, compute_dtype, lora, hf_model, tokens_of_turn)
 
 
 def model_spec(config: ModelConfig, *, vocab_size: int) -> ModelSpec:

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rlvr_jax.algo.advantages import advantages, leave_one_out_advantages
+from rlvr_jax.algo.selection import selected_rollouts
 from rlvr_jax.train.collect import Collection
 from rlvr_jax.train.config import AlgoConfig, TrainConfig
 from rlvr_jax.train.loss import Batch
@@ -42,6 +43,7 @@ def batch_without_advantages(collection: Collection) -> Batch:
         behavior_logprob_PRT=rollouts.behavior_logprob_PRT,
         old_logprob_PRT=None,
         reference_logprob_PRT=None,
+        is_action_PRT=rollouts.is_action_PRT,
     )
 
 
@@ -50,6 +52,35 @@ def with_advantages(batch: Batch, collection: Collection, build: Advantages) -> 
     found = build(jnp.asarray(collection.reward_PR), jnp.asarray(collection.is_kept_PR))
     advantage_PR, loo_advantage_PR = jax.device_get(found)
     return batch.replace(advantage_PR=advantage_PR, loo_advantage_PR=loo_advantage_PR)
+
+
+def with_selection(batch: Batch, collection: Collection, algo: AlgoConfig) -> Batch:
+    """The batch with the rollouts that algo.select takes, if it is not all of them."""
+    return batch if algo.select == "all" else batch.replace(is_selected_PR=is_selected(collection, algo))
+
+
+def is_selected(collection: Collection, algo: AlgoConfig) -> np.ndarray:
+    """bool[P, R], the rollouts that the loss is taken of, by the rewards that are trained on."""
+    selected_PR = selected_rollouts(
+        jnp.asarray(collection.reward_PR, jnp.float32),
+        jnp.asarray(collection.is_kept_PR),
+        kind=algo.select,
+        threshold=algo.select_threshold,
+        n=algo.select_n,
+    )
+    return np.asarray(selected_PR)
+
+
+def selection_metrics(collection: Collection, algo: AlgoConfig) -> dict[str, float]:
+    """How large the batch is that the loss is taken of; {} where it is all that is kept."""
+    if algo.select == "all":
+        return {}
+    selected_PR = is_selected(collection, algo)
+    return {
+        "batch/selected_rollouts": float(selected_PR.sum()),
+        "batch/selected_frac": float(selected_PR.sum() / max(collection.is_kept_PR.sum(), 1)),
+        "batch/selected_prompts": float(selected_PR.any(axis=1).sum()),
+    }
 
 
 def in_microbatches(batch: Batch, mesh: Mesh, *, microbatch_prompts: int) -> Batch:

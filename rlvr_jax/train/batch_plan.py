@@ -3,6 +3,7 @@
 import dataclasses
 
 from rlvr_jax.train.config import ConfigError, TrainConfig
+from rlvr_jax.train.stage_plan import StagePlan, stage_rows, stage_warnings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class BatchPlan:
     n_noise_measurements: int
     n_parameters: int  # those of an adapter among them
     n_trained_parameters: int
+    stages: tuple[StagePlan, ...] = ()  # of a task with a schedule
 
 
 def batch_plan(
@@ -140,7 +142,7 @@ def batch_plan(
         max_step_tokens=rollouts_per_step * (prompt_tokens + sampling.max_new_tokens),
         n_devices=n_devices,
         n_shards=n_shards,
-        n_evaluations=1 + sum(is_due(s, config.eval.every_updates, config) for s in range(n_steps)),
+        n_evaluations=1 + sum(is_evaluation_due(s, config) for s in range(n_steps)),
         n_noise_measurements=sum(is_noise_due(s, config) for s in range(n_steps)),
         n_parameters=n_parameters,
         n_trained_parameters=n_trained_parameters,
@@ -159,6 +161,12 @@ def is_due(step: int, every_updates: int, config: TrainConfig) -> bool:
     return updates_after // every_updates > updates_before // every_updates or updates_after >= config.n_updates
 
 
+def is_evaluation_due(step: int, config: TrainConfig) -> bool:
+    """Whether the policy is evaluated at the end of `step`: every so often, and at milestones."""
+    update = (step + 1) * config.updates_per_step
+    return is_due(step, config.eval.every_updates, config) or update in config.eval.milestones
+
+
 def is_noise_due(step: int, config: TrainConfig) -> bool:
     """Whether the noise is measured at `step`: its first update, on-policy, before it changes anything."""
     every = config.noise.every_updates
@@ -167,6 +175,8 @@ def is_noise_due(step: int, config: TrainConfig) -> bool:
 
 def plan_warnings(plan: BatchPlan) -> list[str]:
     """What works but may surprise."""
+    if plan.stages:  # a pool of a stage is not passed over as often as all problems are
+        return stage_warnings(plan.stages, total_prompts=plan.total_prompts)
     warnings = []
     if plan.n_prompts > plan.n_train / 4:
         warnings.append(
@@ -200,6 +210,7 @@ def plan_table(plan: BatchPlan) -> str:
             f"{plan.passes_over_data:.2f}",
             f"{plan.n_train} training problems, {plan.n_heldout} held out",
         ),
+        *stage_rows(plan.stages),
         *_left_out_row(plan),
         (
             "tokens per step, at most",

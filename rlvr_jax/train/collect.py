@@ -8,7 +8,8 @@ import numpy as np
 from rlvr_jax.algo.penalties import overlong_penalty
 from rlvr_jax.models.tokenizer import Tokenizer
 from rlvr_jax.sampling.rollout import Rollouts
-from rlvr_jax.tasks.problem import Grades, Problem, Task, problem_index
+from rlvr_jax.tasks.problem import Grades, Problem, Task
+from rlvr_jax.tasks.schedule import problem_index, schedule_of
 from rlvr_jax.train.config import AlgoConfig
 from rlvr_jax.train.processes import on_host
 from rlvr_jax.train.shared_grading import graded
@@ -50,8 +51,9 @@ class Collection:
 
 def prompts_of_step(task: Task, first_counter: int, *, n_prompts: int, seed: int) -> list[Problem]:
     """The problems of prompts first_counter ... first_counter + n_prompts - 1 of a run."""
+    schedule = schedule_of(task)
     return [
-        task.train_problem(problem_index(counter, task.n_train, seed=seed))
+        task.train_problem(problem_index(counter, task.n_train, seed=seed, schedule=schedule))
         for counter in range(first_counter, first_counter + n_prompts)
     ]
 

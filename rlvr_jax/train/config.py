@@ -9,7 +9,8 @@ import difflib
 from typing import Any
 
 SCHEDULES = ("constant", "linear", "cosine")
-TASKS = ("arithmetic", "digits", "jsonl")
+TASKS = ("arithmetic", "digits", "counting", "comparison", "binary", "mixture")  # built in train/build_task.py
+TASKS += ("jsonl", "gsm8k", "omi", "math", "wordle")
 RATIOS = ("token", "sequence")
 OBJECTIVES = ("clipped", "cispo")
 KL_PLACES = ("loss", "reward")
@@ -22,6 +23,18 @@ CHAR_TOKENIZER = "char"
 REMATS = ("none", "dots", "full")
 DTYPES = ("float32", "bfloat16")
 LONG_PROMPTS = ("refuse", "leave_out")
+JUDGE_QUESTION = """This was asked:
+
+{prompt}
+
+This was answered:
+
+{completion}
+
+This is what the answer should come to, as far as that is known: {answer}
+
+Say in one or two sentences how good the answer is. Then write, on a line of its own, "Score: " and a number from 0
+(worthless) to 10 (perfect)."""
 LORA_RATE_RATIO = 10.0  # of the learning rate of an adapter's factors to that of full weights
 
 
@@ -38,6 +51,29 @@ class SourceError(ConfigError):
 
 
 @dataclasses.dataclass
+class JudgeConfig:
+    """The reward "judge": another model behind an OpenAI-compatible endpoint scores completions."""
+
+    base_url: str = "https://api.openai.com/v1"
+    model: str = ""
+    api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key; "": none is sent
+    question: str = JUDGE_QUESTION  # with {prompt}, {completion} and {answer}; the completion comes between fences
+    score_pattern: str = r"(?i)score:\s*\**\s*(-?\d+(?:\.\d+)?)"  # its last match counts; the group is the score
+    score_min: float = 0.0  # this score is the reward 0
+    score_max: float = 10.0  # and this one 1; one beyond them counts as none
+    max_tokens: int = 512  # of what the judge says
+    is_reasoning_model: bool = False  # send max_completion_tokens, and no temperature; else the temperature is 0
+    concurrency: int = 8  # requests under way at a time
+    timeout_s: float = 60.0  # of one request
+    n_retries: int = 5  # of a request that failed in a way that may pass
+    backoff_s: float = 1.0  # before the first retry, about; twice that before the next, and so on
+    longest_wait_s: float = 60.0  # before any retry; a request told to wait longer is given up
+    budget_requests: int = 0  # counted in cache_folder, over restarts and processes; 0: any number
+    budget_tokens: int = 0  # likewise, those of questions and answers
+    cache_folder: str = ""  # what was said to a question is kept there; "": in the user's cache folder
+
+
+@dataclasses.dataclass
 class TaskConfig:
     """Which problems."""
 
@@ -45,17 +81,40 @@ class TaskConfig:
     operators: str = "+-"  # of the sums: out of + - *
     operand_min: int = 0
     operand_max: int = 99
-    # the rest is for "jsonl": problems and rewards of one's own
-    path: str = ""  # .jsonl, .json or .parquet: a file here, or OWNER/NAME[/FILE][@REVISION] on the Hugging Face Hub
-    heldout_path: str = ""  # ""; one problem in ten of `path`, chosen by a hash of its prompt
-    template: str = "{prompt}"  # the prompt, with fields of a row in braces
-    answer_field: str = "answer"  # "": rows have no answer, so rewards may not be "exact"
+    n_problems: int = 0  # different problems that are trained on; 0: all there are
+    mixture: tuple[str, ...] = ()  # of "mixture": tasks as "arithmetic operand_max=10", which may change the above
+    mixture_weights: tuple[float, ...] = ()  # how often each of them is drawn; (): equally often
+    stages: tuple[str, ...] = ()  # a curriculum: changes as "operators=+ operand_max=10", one text per stage
+    stage_prompts: tuple[int, ...] = ()  # drawn in each stage, one number less: the last lasts to the end
+    # of tasks read from files: "jsonl", problems of one's own, and "gsm8k", "omi", "math"
+    path: str = ""  # .jsonl, .json or .parquet: a file here, or OWNER/NAME[/FILE][@REVISION] on the Hugging Face Hub,
+    # or several by a wildcard; or "builtin:small"; "": the data set that gives the task its name
+    heldout_path: str = ""  # ""; one problem in ten of `path`, chosen by a hash of its prompt; both "": the test set
+    template: str = ""  # the prompt, with fields of a row in braces; "": the task's own
+    bad_rows: str = "stop"  # rows that cannot be used: or "skip"
+    repeated_prompts: str = "keep"  # prompts that occur again in a set: or "skip", "stop"
+    overlap: str = "skip"  # training problems that are held out, too: left out of training; or "stop"
+    levels: tuple[int, ...] = ()  # of "math", in training and evaluation; (): all
+    subjects: tuple[str, ...] = ()  # likewise, such as "Algebra" or "intermediate_algebra"
+    answer_policy: tuple[str, ...] = ()  # of "gsm8k", "omi", "math": names of tasks/same_answer.py's Policy
+    answer_limit_s: float = 5.0  # of comparing two answers; one that takes longer is wrong, and counted
+    answer_workers: int = 1  # processes that compare answers which are more than numbers
+    answer_field: str = "answer"  # of "jsonl"; "": rows have no answer, so rewards may not be "exact"
     demonstration_field: str = ""  # what the warm start imitates; "": answer_field
-    rewards: tuple[str, ...] = ("exact",)  # each "exact" (the stripped answer) or "module:function"
+    # of "wordle"
+    words: str = ""  # file of secret words, one per line or .jsonl; "": an embedded list of common ones
+    allowed_words: str = ""  # file of words that may be guessed besides
+    n_words: int = 0  # secrets that are used, one in five of them held out; 0: all
+    n_turns: int = 6  # guesses; 1: a single one, with the clues in the prompt
+    n_clues: int = 0  # earlier guesses that the prompt shows, with their patterns
+    guess_style: str = "bare"  # the word alone; or "tagged": the rules in the prompt, the word in <guess></guess>
+    # of every task
+    rewards: tuple[str, ...] = ()  # each one of the task's own or "module:function"; (): the task's default
     reward_weights: tuple[float, ...] = ()  # one per reward; (): all 1
     correct_at: float = 1.0  # a rollout whose weighted rewards reach this counts as correct
     reward_limit_s: float = 60.0  # of one call; a reward that takes longer is stopped and its group left out
     reward_workers: int = 1  # processes that call the rewards
+    judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
 
 
 @dataclasses.dataclass
@@ -128,9 +187,10 @@ class SamplingConfig:
     """How rollouts are drawn; the trainer's log-probabilities use the same temperature."""
 
     temperature: float = 1.0
-    max_new_tokens: int = 4  # EOS included; algo.truncated says what becomes of a rollout that is cut here
+    max_new_tokens: int = 4  # EOS included, and replies; algo.truncated says what becomes of a rollout that is cut here
     max_prompt_tokens: int = 0  # 0: the longest prompt of the task
     long_prompts: str = "refuse"  # a task with longer prompts; or "leave_out" those problems. None is ever cut
+    max_turn_tokens: int = 0  # of each of a rollout's several turns, EOS included; 0: as many as fit max_new_tokens
     bucket_tokens: int = 128  # arrays are so wide, or 2, 4, 8 ... times, as the longest prompt or rollout needs
     rollouts_at_once: int = 0  # drawn at a time, memory and speed only; 0: as many as fit placement.memory_gib
     max_rounds: int = 1  # of dynamic sampling: draw again until n_prompts groups have unequal rewards; 1: off
@@ -158,6 +218,9 @@ class AlgoConfig:
     overlong_buffer_tokens: int = 0  # a penalty grows over the last so many tokens before max_new_tokens; 0: off
     overlong_penalty: float = 1.0  # and reaches this at max_new_tokens
     averaging: str = "constant_length"  # or "sequence", "token"
+    select: str = "all"  # rollouts that the loss is taken of: or "threshold", "best_of_n"; baselines are of all
+    select_threshold: float = 0.5  # of "threshold": those with this reward or more
+    select_n: int = 1  # of "best_of_n": so many of each prompt
 
 
 @dataclasses.dataclass
@@ -200,13 +263,14 @@ class EvalConfig:
     """On the held-out set: greedy, and `n_samples` draws at `temperature`."""
 
     every_updates: int = 10  # and at the start and the end; 0: at the start only
-    n_problems: int = 256
+    n_problems: int = 256  # the first of the held-out ones; 0: all of them
     n_samples: int = 8
-    k: tuple[int, ...] = (1, 4, 8)  # of pass@k
+    k: tuple[int, ...] = (1, 4, 8)  # of pass@k and maj@k
     temperature: float = 1.0
     seed: int = 0  # of the draws; the same ones at every evaluation
     target_metric: str = "pass@1"  # "pass@1" or "greedy"; what targets and the best checkpoint read
     targets: tuple[float, ...] = (0.6, 0.7, 0.8)  # accuracies whose step is reported
+    milestones: tuple[int, ...] = ()  # updates at which it is evaluated, too, and the rewards so far are reported
 
 
 @dataclasses.dataclass
@@ -276,6 +340,11 @@ class TrainConfig:
     @property
     def updates_per_step(self) -> int:
         return self.batch.epochs_per_buffer * (self.batch.n_prompts // self.minibatch_prompts)
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether a rollout has several turns, between which the task replies."""
+        return self.task.name == "wordle" and self.task.n_turns > 1
 
     @property
     def peak_lr(self) -> float:

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 
 from rlvr_jax.sampling.rollout import Rollouts
+from rlvr_jax.tasks.problem import Grades
 from rlvr_jax.train.collect import Collection
+from rlvr_jax.train.shared_grading import joined_answers, joined_counts
 
 
 def effective_first(rounds: Sequence[Collection], *, n_prompts: int) -> Collection:
@@ -21,6 +23,8 @@ def effective_first(rounds: Sequence[Collection], *, n_prompts: int) -> Collecti
     problems = [problem for collection in rounds for problem in collection.problems]
     texts = [row for collection in rounds for row in collection.completion_texts]
     failures = tuple(failure for collection in rounds for failure in collection.grades.failures)
+    answers = joined_answers([collection.grades.answers for collection in rounds])
+    counts = joined_counts([collection.grades.counts for collection in rounds])
     wide = _equally_wide([collection.rollouts for collection in rounds])
     parts = [
         (
@@ -37,7 +41,9 @@ def effective_first(rounds: Sequence[Collection], *, n_prompts: int) -> Collecti
         problems=[problems[i] for i in rows],
         rollouts=rollouts.replace(n_decode_steps=sum(c.rollouts.n_decode_steps for c in rounds)),
         completion_texts=[texts[i] for i in rows],
-        grades=type(rounds[0].grades)(*grades, failures=failures),
+        grades=Grades(
+            *grades, failures, answers and tuple(answers[i] for i in rows), rounds[0].grades.weights, counts
+        ),
         penalties=penalties,
         is_kept_PR=is_kept_PR,
         n_prompts_drawn=sum(c.n_prompts_drawn for c in rounds),
@@ -54,6 +60,7 @@ def _equally_wide(rollouts: list[Rollouts]) -> list[Rollouts]:
         width = max(x.shape[-1] for x in arrays)
         return [np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])]) for x in arrays]
 
-    names = ("prompt_PS", "completion_PRT", "behavior_logprob_PRT")
+    names = ["prompt_PS", "completion_PRT", "behavior_logprob_PRT"]
+    names += ["is_action_PRT"] if rollouts[0].is_action_PRT is not None else []
     columns = zip(*[widened(name) for name in names], strict=True)
     return [one.replace(**dict(zip(names, values, strict=True))) for one, values in zip(rollouts, columns, strict=True)]

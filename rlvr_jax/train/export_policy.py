@@ -13,13 +13,13 @@ from rlvr_jax.models.lora import merged_params
 from rlvr_jax.models.save_hf import save_hf, save_peft
 from rlvr_jax.models.tokenizer import CharTokenizer, Tokenizer
 from rlvr_jax.train.assemble import Parts, assemble
+from rlvr_jax.train.cache_folder import cache_folder
 from rlvr_jax.train.config import BUILTIN_MODEL, ConfigError, TrainConfig
 from rlvr_jax.train.named_model import hub_name, text_files
 from rlvr_jax.train.progress import Progress
 from rlvr_jax.train.saved_policy import check_base_weights, saved_state
 from rlvr_jax.train.starting_policy import starting_params, starting_words
 from rlvr_jax.train.starting_state import held_params
-from rlvr_jax.train.study import cache_folder
 
 
 def export_policy(

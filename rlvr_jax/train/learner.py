@@ -10,12 +10,21 @@ from rlvr_jax.algo.policy_loss import kl_estimate
 from rlvr_jax.models.lora import policy_params
 from rlvr_jax.models.spec import Params
 from rlvr_jax.sampling.rollout import Rollouts
-from rlvr_jax.tasks.problem import Problem
+from rlvr_jax.tasks.problem import Grades, Problem
+from rlvr_jax.tasks.rewards import is_graded_but_for_judge
+from rlvr_jax.tasks.turns import max_turns
 from rlvr_jax.train.assemble import Parts, root_key
-from rlvr_jax.train.batch import batch_without_advantages, in_microbatches, minibatch_rows, with_advantages
+from rlvr_jax.train.batch import (
+    batch_without_advantages,
+    in_microbatches,
+    minibatch_rows,
+    with_advantages,
+    with_selection,
+)
 from rlvr_jax.train.batch_plan import is_noise_due
 from rlvr_jax.train.collect import Collection, collected, prompts_of_step, with_penalty
 from rlvr_jax.train.config import TrainConfig
+from rlvr_jax.train.draw_rollouts import draw_rollouts
 from rlvr_jax.train.dynamic_sampling import effective_first
 from rlvr_jax.train.loss import Batch, is_trained_token
 from rlvr_jax.train.measure_noise import MeasuredArrays
@@ -23,7 +32,6 @@ from rlvr_jax.train.perf import LapTimer
 from rlvr_jax.train.placement import replicated
 from rlvr_jax.train.processes import on_host, placed
 from rlvr_jax.train.programs import Programs
-from rlvr_jax.train.sample_prompts import sample_prompts
 from rlvr_jax.train.state import NoiseAverages, TrainState
 
 log = logging.getLogger(__name__)
@@ -65,31 +73,31 @@ class Learner:
 
     @property
     def draws_all_at_once(self) -> bool:
-        """Whether the prompts of a step are sampled together."""
+        """Whether one program samples all the prompts of a step."""
         batch = self.config.batch
-        return self.parts.prompts_at_once(batch.n_prompts, batch.n_rollouts) == batch.n_prompts
+        is_one_part = self.parts.prompts_at_once(batch.n_prompts, batch.n_rollouts) == batch.n_prompts
+        return is_one_part and max_turns(self.parts.task) == 1
 
     def draw(self, first_prompt: int) -> Drawn:
         """Dispatches rollouts of the run's prompts from number `first_prompt` on; returns at once where it can."""
         config, n_prompts = self.config, self.config.batch.n_prompts
         problems = prompts_of_step(self.parts.task, first_prompt, n_prompts=n_prompts, seed=config.seed)
-        return problems, sample_prompts(
+        return problems, draw_rollouts(
             self.programs.sample,
             self.policy,
             problems,
             range(first_prompt, first_prompt + n_prompts),
             self._rollout_key,
-            self.parts.tokenizer,
-            self.parts.mesh,
-            max_prompt_tokens=self.parts.plan.max_prompt_tokens,
-            bucket_tokens=config.sampling.bucket_tokens,
-            prompts_at_once=self.parts.prompts_at_once(n_prompts, config.batch.n_rollouts),
+            self.parts,
+            config.sampling,
+            n_rollouts=config.batch.n_rollouts,
         )
 
     def collect(self, drawn: Drawn, first_prompt: int) -> Collection:
         """Waits for rollouts and grades them; with dynamic sampling draws again while too few groups teach anything.
 
-        Raises RewardError if not one prompt could be graded.
+        Raises RewardError if not one prompt could be graded, unless only a judge failed: that is a step with nothing
+        to learn from, which a later one may make good.
         """
         n_prompts = self.config.batch.n_prompts
         rounds = [self._collected(drawn)]
@@ -97,11 +105,17 @@ class Learner:
         while n_effective < n_prompts and len(rounds) < self.config.sampling.max_rounds:
             rounds.append(self._collected(self.draw(first_prompt + len(rounds) * n_prompts)))
             n_effective += rounds[-1].n_effective_drawn
-        if not any(np.isfinite(collection.grades.reward_PR).any() for collection in rounds):
+        if not any(self._is_gradable(collection.grades) for collection in rounds):
             failure = next((failure for c in rounds for failure in c.grades.failures), "its rewards are not finite")
             n_drawn = sum(len(collection.problems) for collection in rounds)
             raise RewardError(f"not one of the {n_drawn} prompts of a step could be graded: {failure}")
         return rounds[0] if len(rounds) == 1 else effective_first(rounds, n_prompts=n_prompts)
+
+    def _is_gradable(self, grades: Grades) -> bool:
+        """Whether some rollout has a reward, or would have one if the judge had answered."""
+        if "judge" in self.config.task.rewards:
+            return bool(is_graded_but_for_judge(grades.named_rewards).any())
+        return bool(np.isfinite(grades.reward_PR).any())
 
     def _collected(self, drawn: Drawn) -> Collection:
         problems, rollouts = drawn
@@ -116,7 +130,8 @@ class Learner:
         failures = collection.grades.failures
         if failures:
             log.warning(
-                "%d of %d prompts could not be graded and are left out: %s", len(failures), len(problems), failures[0]
+                "rollouts of %d of %d prompts could not be graded and are left out: %s",
+                *(len(failures), len(problems), failures[0]),
             )
         return collection
 
@@ -172,7 +187,8 @@ class Learner:
             old_logprob_PRT=policy_PRT if has_old else None,
             reference_logprob_PRT=None if is_kl_in_reward else reference_PRT,
         )
-        return collection, with_advantages(batch, collection, self.programs.advantages)
+        batch = with_advantages(batch, collection, self.programs.advantages)
+        return collection, with_selection(batch, collection, algo)
 
     def undo_noise(self) -> None:
         """Puts the running averages of the noise back to where the step in flight found them."""

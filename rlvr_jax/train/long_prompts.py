@@ -48,4 +48,7 @@ def used_problems(task: Task, tokenizer: Tokenizer, sampling: SamplingConfig) ->
     if problems:
         raise ConfigError(problems)
     used_length_N = np.concatenate([length_N[kept] for length_N, kept in zip(lengths, (train, heldout), strict=True)])
-    return SomeProblems(task, train=train, heldout=heldout), used_length_N
+    try:
+        return SomeProblems(task, train=train, heldout=heldout), used_length_N
+    except ValueError as error:
+        raise ConfigError([f"sampling.max_prompt_tokens={sampling.max_prompt_tokens}: {error}; use more"]) from error

@@ -42,6 +42,8 @@ class Batch:
     behavior_logprob_PRT: jax.Array  # f32 nats
     old_logprob_PRT: jax.Array | None
     reference_logprob_PRT: jax.Array | None
+    is_selected_PR: jax.Array | None = None  # bool, false where a rollout is in the baseline alone; None: nowhere
+    is_action_PRT: jax.Array | None = None  # bool, false at tokens that the environment wrote; None: there are none
 
 
 RolloutLogprobs = Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
@@ -78,10 +80,15 @@ def build_rollout_logprobs(
 
 
 def is_trained_token(batch: Batch) -> jax.Array:
-    """bool[P, R, T], true at the tokens of rollouts that are kept: EOS is one of them, nothing after it is."""
+    """bool[P, R, T], true at the policy's tokens of rollouts that are kept and selected.
+
+    EOS is one, nothing after the last is.
+    """
     P, R, T = batch.completion_PRT.shape
     is_token_NT = is_completion_token(batch.completion_length_PR.reshape(P * R), width=T)
-    return is_token_NT.reshape(P, R, T) & batch.is_kept_PR[..., None]
+    is_used_PR = batch.is_kept_PR if batch.is_selected_PR is None else batch.is_kept_PR & batch.is_selected_PR
+    is_trained_PRT = is_token_NT.reshape(P, R, T) & is_used_PR[..., None]
+    return is_trained_PRT if batch.is_action_PRT is None else is_trained_PRT & batch.is_action_PRT
 
 
 class LossTerms(NamedTuple):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rlvr_jax.models.spec import Params, parameter_table
+from rlvr_jax.tasks.turns import max_turns
 from rlvr_jax.train.assemble import Parts
 from rlvr_jax.train.config import TrainConfig
 from rlvr_jax.train.loss import Batch
@@ -54,4 +55,5 @@ def abstract_batch(config: TrainConfig, parts: Parts) -> Batch:
         behavior_logprob_PRT=leaf(jnp.float32, R, T),
         old_logprob_PRT=leaf(jnp.float32, R, T) if plan.updates_per_step > 1 else None,
         reference_logprob_PRT=leaf(jnp.float32, R, T) if has_reference else None,
+        is_action_PRT=leaf(jnp.bool_, R, T) if max_turns(parts.task) > 1 else None,
     )

@@ -12,6 +12,7 @@ import numpy as np
 from rlvr_jax.analysis.noise_figure import save_noise_figure
 from rlvr_jax.models.spec import Params
 from rlvr_jax.train.assemble import Parts, assemble
+from rlvr_jax.train.cache_folder import cache_folder
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields
 from rlvr_jax.train.learner import RewardError
 from rlvr_jax.train.log import write_json
@@ -29,7 +30,7 @@ from rlvr_jax.train.starting_policy import starting_params, starting_words
 from rlvr_jax.train.starting_state import held_params, starting_state
 from rlvr_jax.train.state import TrainState
 from rlvr_jax.train.stop import Stopped, StopRequest
-from rlvr_jax.train.study import StoppableProgress, cache_folder
+from rlvr_jax.train.study import StoppableProgress
 
 log = logging.getLogger(__name__)
 

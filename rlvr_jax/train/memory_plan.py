@@ -95,6 +95,8 @@ def memory_plan(
 
 def within_memory(config: TrainConfig, plan: BatchPlan, model: PlannedModel) -> tuple[BatchPlan, MemoryPlan]:
     """The plan with its micro-batches settled, and what it takes."""
+    n_evaluated = config.eval.n_problems or plan.n_heldout
+    config = dataclasses.replace(config, eval=dataclasses.replace(config.eval, n_problems=n_evaluated))
     budget = device_budget(config.placement.memory_gib, model.mesh)
     sizes = {"prompt_tokens": plan.max_prompt_tokens, "budget": budget}
     n = config.batch.microbatch_prompts or automatic_microbatch(config, model, **sizes)
@@ -150,6 +152,7 @@ def batch_bytes(config: TrainConfig, model: PlannedModel, *, prompt_tokens: int,
     n_logprobs = 1 + (config.updates_per_step > 1) + (config.algo.kl_coef > 0 and config.algo.kl_in == "loss")
     per_prompt = 4 * (prompt_tokens + 1)  # the prompt and its length
     per_rollout = 4 * T * (1 + n_logprobs) + 4 + 1 + 4  # with its length, whether kept, its advantage
+    per_rollout += T * config.has_turns  # which tokens are the policy's
     return config.minibatch_prompts * (per_prompt + R * per_rollout) // n_parts
 
 
@@ -235,6 +238,8 @@ def _sampling_bytes(
     """(keys and values, what else the sampler has), of a step's rollouts or an evaluation, whichever has more."""
     n_shards = n_batch_shards(model.mesh)
     batches = [(config.batch.n_prompts, config.batch.n_rollouts), (config.eval.n_problems, config.eval.n_samples)]
+    if config.has_turns:  # each rollout has a prompt of its own: all that came before its turn
+        batches = [(n_prompts * n_rollouts, 1) for n_prompts, n_rollouts in batches]
     per_slot, logits = _slot_and_logit_bytes(model)
     weights = _sampler_weights(model)
     caches = sampler = 0

@@ -16,6 +16,7 @@ from rlvr_jax.models.spec import Params
 from rlvr_jax.train.assemble import Parts, root_key
 from rlvr_jax.train.collect import Collection, collected
 from rlvr_jax.train.config import BatchConfig, TrainConfig
+from rlvr_jax.train.draw_rollouts import draw_rollouts
 from rlvr_jax.train.learner import Learner
 from rlvr_jax.train.loss import Batch
 from rlvr_jax.train.noise_folder import Arrays, reading_arrays
@@ -23,7 +24,6 @@ from rlvr_jax.train.noise_pass import GradientSums, Reading
 from rlvr_jax.train.placement import place_batch, replicated
 from rlvr_jax.train.processes import on_host, placed
 from rlvr_jax.train.programs import build_programs, noise_measuring, policy_logprobs
-from rlvr_jax.train.sample_prompts import sample_prompts
 from rlvr_jax.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -95,17 +95,15 @@ class ChunkMeasurement:
     def _collected(self, problem_P: np.ndarray, first_prompt: int) -> Collection:
         config, parts, n_rows = self._config, self._parts, self._config.batch.n_prompts
         problems = [parts.task.train_problem(int(index)) for index in problem_P]
-        rollouts = sample_prompts(
+        rollouts = draw_rollouts(
             self._sample,
             self._learner.policy,
             problems + problems[:1] * (n_rows - len(problems)),
             range(first_prompt, first_prompt + n_rows),
             self._key,
-            parts.tokenizer,
-            parts.mesh,
-            max_prompt_tokens=parts.plan.max_prompt_tokens,
-            bucket_tokens=config.sampling.bucket_tokens,
-            prompts_at_once=parts.prompts_at_once(n_rows, config.batch.n_rollouts),
+            parts,
+            config.sampling,
+            n_rollouts=config.batch.n_rollouts,
         )
         rollouts = jax.tree.map(lambda leaf: leaf[: len(problems)] if leaf.ndim else leaf, on_host(rollouts))
         max_new_tokens = config.sampling.max_new_tokens
@@ -145,6 +143,7 @@ class ChunkMeasurement:
 def _measuring_config(config: TrainConfig, *, n_prompts: int, n_rollouts: int) -> TrainConfig:
     """Of one collection, all of it measured in a pass of its own."""
     config = copy.deepcopy(config)
+    config.algo.select = "all"  # the noise is that of the policy gradient, which all rollouts estimate
     config.batch = BatchConfig(n_prompts=n_prompts, n_rollouts=n_rollouts, microbatch_prompts=n_prompts)
     config.noise = dataclasses.replace(
         config.noise, every_updates=0, decompose=True, shares_backward=False, keep_sketches=True

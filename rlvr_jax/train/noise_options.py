@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from rlvr_jax.noise.decompose import MIN_ROLLOUTS
+from rlvr_jax.tasks.schedule import different_problems, schedule_of
 from rlvr_jax.train.assemble import Parts
 from rlvr_jax.train.config import ConfigError, TrainConfig
 
@@ -30,13 +31,13 @@ class Options:
 
 def check_options(options: Options, config: TrainConfig, parts: Parts) -> None:
     """Raises ConfigError with every option that cannot work, its value and the fix."""
-    n_shards, n_train, problems = parts.plan.n_shards, parts.task.n_train, []
+    n_shards, n_train, problems = parts.plan.n_shards, len(_whole_order(config, options, parts)), []
     if options.n_prompts < 1:
         problems.append(f"--n_prompts={options.n_prompts} must be at least 1")
     if options.n_prompts > n_train:
         problems.append(
             f"--n_prompts={options.n_prompts} is more than the {n_train} training problems of task "
-            f"{config.task.name!r}, and none is measured twice; use --n_prompts={n_train} or less"
+            f"{config.task.name!r}{_where(parts)}, and none is measured twice; use --n_prompts={n_train} or less"
         )
     if options.n_rollouts < 2:
         problems.append(
@@ -87,6 +88,19 @@ def chunk_prompts(config: TrainConfig, options: Options, *, microbatch_prompts: 
 
 
 def problem_order(config: TrainConfig, options: Options, parts: Parts) -> np.ndarray:
-    """int[n_prompts], different training problems in an order of its own for every seed of config and measurement."""
-    rng = np.random.default_rng([_ORDER_SEED, config.seed, options.seed])
-    return rng.permutation(parts.task.n_train)[: options.n_prompts]
+    """int[n_prompts], different training problems in an order of its own for every seed of config and measurement.
+
+    Of a task with stages those of the last one, in its proportions.
+    """
+    return _whole_order(config, options, parts)[: options.n_prompts]
+
+
+def _whole_order(config: TrainConfig, options: Options, parts: Parts) -> np.ndarray:
+    rng, schedule = np.random.default_rng([_ORDER_SEED, config.seed, options.seed]), schedule_of(parts.task)
+    if schedule:
+        return different_problems(parts.task.n_train, seed=int(rng.integers(2**32)), schedule=schedule)
+    return rng.permutation(parts.task.n_train)
+
+
+def _where(parts: Parts) -> str:
+    return " that can be drawn in the proportions of its last stage" if schedule_of(parts.task) else ""

@@ -1,18 +1,20 @@
 """The jitted functions of a run, built once from what never changes in it."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
 
 from rlvr_jax.models.lora import trained_table
 from rlvr_jax.models.spec import Params
-from rlvr_jax.sampling.rollout import Sampler, build_sampler
+from rlvr_jax.sampling.rollout import Sampler
 from rlvr_jax.train.assemble import Parts
 from rlvr_jax.train.batch import Advantages, build_advantages
 from rlvr_jax.train.completion_logprobs import build_head_plan
-from rlvr_jax.train.config import TrainConfig
+from rlvr_jax.train.config import CheckpointConfig, LogConfig, TrainConfig, flat_fields
+from rlvr_jax.train.draw_rollouts import build_policy_sampler
 from rlvr_jax.train.evaluate import Evaluator, build_evaluator
 from rlvr_jax.train.loss import Batch, RolloutLogprobs, build_loss, build_loss_of_logprobs, build_rollout_logprobs
 from rlvr_jax.train.measure_noise import Measuring, NoiseMeasurement, build_measuring, build_noise_measurement
@@ -26,7 +28,7 @@ from rlvr_jax.train.validate_noise import can_decompose
 class Programs(NamedTuple):
     """What a run calls. Nothing is traced before its first call."""
 
-    sample: Sampler
+    sample: Sampler  # for train/draw_rollouts
     advantages: Advantages
     train_step: TrainStep
     logprob_pass: Callable[[Params, Batch], jax.Array]
@@ -34,6 +36,26 @@ class Programs(NamedTuple):
     measure_noise: NoiseMeasurement | None  # a pass of its own, where it cannot
     evaluate: Evaluator
     optimizer: optax.GradientTransformation
+
+
+N_KEPT = 4
+
+_kept: list[tuple[dict[str, Any], Parts, Programs]] = []  # the latest last
+
+
+def kept_programs(config: TrainConfig, parts: Parts) -> Programs:
+    """`build_programs`, once for all points of a study that only differ in their seed: what one has traced and
+    compiled serves the others."""
+    on_the_host = {"study": "", "point": "", "seed": 0, "log": LogConfig(), "checkpoint": CheckpointConfig()}
+    settings = flat_fields(dataclasses.replace(config, **on_the_host))
+    for i, (kept_settings, kept_parts, _) in enumerate(_kept):
+        if kept_settings == settings and kept_parts == parts:
+            _kept.append(_kept.pop(i))
+            break
+    else:
+        _kept.append((settings, parts, build_programs(config, parts)))
+        del _kept[:-N_KEPT]
+    return _kept[-1][2]
 
 
 def build_programs(config: TrainConfig, parts: Parts) -> Programs:
@@ -67,16 +89,11 @@ def build_programs(config: TrainConfig, parts: Parts) -> Programs:
         else:
             measure_noise = build_noise_measurement(measuring, parts.layout)
     return Programs(
-        sample=build_sampler(
-            parts.spec,
+        sample=build_policy_sampler(
+            parts,
+            config.sampling,
             n_rollouts=config.batch.n_rollouts,
-            max_new_tokens=config.sampling.max_new_tokens,
-            bucket_tokens=config.sampling.bucket_tokens,
             temperature=config.sampling.temperature,
-            eos_ids=parts.tokenizer.eos_ids,
-            pad_id=parts.tokenizer.pad_id,
-            compute_dtype=parts.compute_dtype,
-            placement=parts.layout.of_sampler,
         ),
         advantages=build_advantages(algo),
         train_step=train_step,

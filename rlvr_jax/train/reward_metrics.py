@@ -14,7 +14,7 @@ def reward_metrics(collection: Collection) -> dict[str, float]:
     each of its parts over those that could be graded, unweighted.
     """
     reward_PR, is_kept_PR = collection.reward_PR, collection.is_kept_PR
-    length_PR, is_correct_PR = collection.rollouts.completion_length_PR, collection.grades.is_correct_PR
+    length_PR, is_correct_PR = collection.rollouts.own_length_PR, collection.grades.is_correct_PR
     groups = [reward_R[is_kept_R] for reward_R, is_kept_R in zip(reward_PR, is_kept_PR, strict=True)]
     groups = [reward_R for reward_R in groups if len(reward_R)]
     kept = reward_PR[is_kept_PR]
@@ -42,11 +42,15 @@ def reward_metrics(collection: Collection) -> dict[str, float]:
         "batch/n_prompts_drawn": collection.n_prompts_drawn,
         "batch/effective_prompts_drawn": collection.n_effective_drawn,
         "health/ungraded_prompts": len(collection.grades.failures),
+        "health/ungraded_rollouts": np.isnan(collection.grades.reward_PR).sum(),
     }
-    for name, values_PR in (collection.grades.named_rewards | collection.penalties).items():
+    grades = collection.grades
+    metrics |= {f"health/{name}": count for name, count in grades.counts.items()}
+    for name, values_PR in (grades.named_rewards | collection.penalties).items():
         graded = values_PR[np.isfinite(values_PR)]
         metrics[f"rewards/{name}/mean"] = _mean(graded)
         metrics[f"rewards/{name}/std"] = graded.std() if len(graded) else np.nan
+        metrics[f"rewards/{name}/weighted_mean"] = grades.weights.get(name, 1.0) * _mean(graded)
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -65,7 +69,7 @@ def completion_rows(collection: Collection, update: int, *, n_prompts: int) -> l
             "completion": text,
             "reward": float(reward_PR[p, r]),
             "is_correct": bool(collection.grades.is_correct_PR[p, r]),
-            "length_tokens": int(rollouts.completion_length_PR[p, r]),
+            "length_tokens": int(rollouts.own_length_PR[p, r]),
             "is_truncated": bool(rollouts.is_truncated_PR[p, r]),
             "is_kept": bool(collection.is_kept_PR[p, r]),
         }

@@ -13,21 +13,24 @@ import numpy as np
 
 from rlvr_jax.analysis.read_runs import read_rows
 from rlvr_jax.models.spec import Params
+from rlvr_jax.tasks.schedule import schedule_of, stage_number
 from rlvr_jax.train.assemble import Parts
-from rlvr_jax.train.batch_plan import is_due, plan_warnings
+from rlvr_jax.train.batch import selection_metrics
+from rlvr_jax.train.batch_plan import is_due, is_evaluation_due, plan_warnings
 from rlvr_jax.train.checkpoint import Checkpoints
 from rlvr_jax.train.collect import Collection
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields
 from rlvr_jax.train.learner import Drawn, Learner, RewardError, Updated
-from rlvr_jax.train.log import EVALS_FILE, RunLog, SilentLog
+from rlvr_jax.train.log import EVALS_FILE, METRICS_FILE, RunLog, SilentLog
 from rlvr_jax.train.measure_noise import MeasuredArrays, measured_rollouts
 from rlvr_jax.train.memory_plan import memory_warnings
+from rlvr_jax.train.milestones import milestone_means, milestone_text
 from rlvr_jax.train.out_of_memory import out_of_memory_explained
 from rlvr_jax.train.params_hash import params_hash
 from rlvr_jax.train.perf import LapTimer, step_metrics
 from rlvr_jax.train.placement import placed_abstract_state
 from rlvr_jax.train.processes import is_first, on_host, told_by_first, wait_for_all
-from rlvr_jax.train.programs import build_programs
+from rlvr_jax.train.programs import kept_programs
 from rlvr_jax.train.progress import Progress
 from rlvr_jax.train.reward_metrics import completion_rows, prompt_rows, reward_metrics
 from rlvr_jax.train.run_directory import (
@@ -137,7 +140,7 @@ class _Run:
         earlier: dict[str, Any] | None,
     ):
         self.config, self.parts, self.folder = config, parts, folder
-        programs = build_programs(config, parts)
+        programs = kept_programs(config, parts)
         self.evaluate_params = programs.evaluate
         self.checkpoints = Checkpoints(
             folder / "checkpoints",
@@ -238,7 +241,7 @@ class _Run:
             seconds = before.seconds + sample_s + reward_s + train_s + compile_s
             self.counters = self.counters._replace(seconds=seconds)
             self._name_nonfinite(collection, arrays)  # first: rows that are not finite may end the run
-            self._write_rows(before, fetched, reward_metrics(collection) | perf | noise)
+            self._write_rows(before, fetched, self._collection_metrics(collection, before) | perf | noise)
             self._write_samples(collection, step)
             if arrays is not None and arrays.sketch_PRW is not None:
                 self.log.noise(measured_rollouts(collection, arrays), update=self.counters.update)
@@ -250,9 +253,12 @@ class _Run:
             self.checkpoints.check()
             is_last = self.counters.step == n_steps
             is_best, accuracy = False, None
-            if is_due(step, config.eval.every_updates, config):
-                self._evaluate()
+            if is_evaluation_due(step, config):
+                milestone = self._milestone()
+                self._evaluate(milestone)
                 progress.line(self._summary())
+                if milestone:
+                    progress.line(milestone_text(milestone, update=self.counters.update))
                 accuracy = self.last_evaluation[self._target_name]
                 is_best = config.checkpoint.keep_best > 0 and accuracy > self.best_accuracy
                 self.best_accuracy = max(accuracy, self.best_accuracy)
@@ -268,7 +274,7 @@ class _Run:
 
     def _next_step_s(self) -> float:
         """How long the next step may take, with its evaluation if one is due."""
-        is_evaluated = is_due(self.counters.step, self.config.eval.every_updates, self.config)
+        is_evaluated = is_evaluation_due(self.counters.step, self.config)
         return self.longest_step_s + self.longest_evaluation_s * is_evaluated
 
     def _drawn(self, drawn: Drawn | None = None) -> Drawn | None:
@@ -356,6 +362,13 @@ class _Run:
                 *(self.counters.update, r, collection.problems[p].prompt[:80]),
             )
 
+    def _collection_metrics(self, collection: Collection, before: Counters) -> dict[str, float]:
+        metrics = reward_metrics(collection) | selection_metrics(collection, self.config.algo)
+        schedule = schedule_of(self.parts.task)
+        if schedule:
+            metrics["batch/stage"] = 1.0 + stage_number(schedule, before.prompts)
+        return metrics
+
     def _write_samples(self, collection: Collection, step: int) -> None:
         config = self.config.log
         if not is_due(step, config.rollouts_every_updates, self.config):
@@ -366,21 +379,28 @@ class _Run:
         self.log.histogram("completions/length", collection.rollouts.completion_length_PR.reshape(-1), update=update)
         self.log.histogram("reward/kept", collection.reward_PR[collection.is_kept_PR], update=update)
 
-    def _evaluate(self) -> None:
+    def _milestone(self) -> dict[str, float]:
+        """What the rewards have come to, if this is a milestone: of the rows, which a resumed run has as well."""
+        if self.counters.update not in self.config.eval.milestones or not is_first():
+            return {}
+        return milestone_means(read_rows(self.folder / METRICS_FILE), update=self.counters.update)
+
+    def _evaluate(self, milestone: dict[str, float] | None = None) -> None:
         started_s = time.monotonic()
         self.last_evaluation = self.evaluate_params(self.learner.policy)
         evaluation_s = time.monotonic() - started_s
         self.longest_evaluation_s = max(self.longest_evaluation_s, evaluation_s)
         row = self.counters._asdict() | self.last_evaluation | {"perf/eval_s": evaluation_s}
-        self.log.evaluation(row)
+        self.log.evaluation(row | (milestone or {}))
 
     @property
     def _target_name(self) -> str:
         return f"eval/{self.parts.task.name}/{self.config.eval.target_metric}"
 
     def _summary(self) -> str:
-        short = {name.rsplit("/", 1)[-1]: value for name, value in self.last_evaluation.items()}
-        shown = ", ".join(f"{name} {value:.3f}" for name, value in short.items() if f"{name}_se" in short)
+        short = {name.split("/", 2)[2]: value for name, value in self.last_evaluation.items()}
+        overall = {name: value for name, value in short.items() if "/" not in name}  # without single categories
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in overall.items() if f"{name}_se" in overall)
         return f"update {self.counters.update}/{self.config.n_updates}, held-out {shown}"
 
     def _save(self, counters: Counters, *, accuracy: float | None) -> None:

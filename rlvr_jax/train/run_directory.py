@@ -68,6 +68,19 @@ MEMORY_FIELDS = (
     "model.logprob_chunk_mib",
     "noise.chunk_mib",
 )
+# and one whose judge did not answer, or had no budget left, with others of these: what a score means does not change
+JUDGE_FIELDS = (
+    "task.judge.base_url",  # the same model may have moved
+    "task.judge.api_key_env",
+    "task.judge.concurrency",
+    "task.judge.timeout_s",
+    "task.judge.n_retries",
+    "task.judge.backoff_s",
+    "task.judge.longest_wait_s",
+    "task.judge.budget_requests",
+    "task.judge.budget_tokens",
+    "task.judge.cache_folder",
+)
 
 
 def check_same_config(config: TrainConfig, run: dict[str, Any], folder: Path) -> None:
@@ -90,7 +103,8 @@ def check_same_config(config: TrainConfig, run: dict[str, Any], folder: Path) ->
         "a run keeps its settings (only n_updates may grow, and placement and what is for memory alone change): change "
         "it back or delete the directory"
         for name in sorted(old.keys() | new.keys())
-        if not name.startswith(("n_updates", "placement.", *MEMORY_FIELDS)) and old.get(name) != new.get(name)
+        if not name.startswith(("n_updates", "placement.", *MEMORY_FIELDS, *JUDGE_FIELDS))
+        and old.get(name) != new.get(name)
     ]
     if new["n_updates"] < old["n_updates"]:
         problems.append(

@@ -12,6 +12,7 @@ import jax
 
 from rlvr_jax.train.assemble import Parts, assemble
 from rlvr_jax.train.batch_plan import plan_table
+from rlvr_jax.train.cache_folder import cache_folder
 from rlvr_jax.train.config import ConfigError, SourceError, TrainConfig, flat_fields
 from rlvr_jax.train.memory_plan import memory_problems, memory_table
 from rlvr_jax.train.out_of_memory import out_of_memory_explained
@@ -27,11 +28,6 @@ from rlvr_jax.train.stop import Stopped, StopRequest
 log = logging.getLogger(__name__)
 
 SEEN_WITHIN_S = 30  # a network's disk may take so long to show what another machine wrote
-
-
-def cache_folder() -> Path:
-    """Where warm starts and compiled programs are kept between runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlvr_jax"
 
 
 def enable_compilation_cache() -> None:

@@ -76,24 +76,27 @@ def _has_type(value: Any, wanted: Any) -> bool:
 
 
 _AT_LEAST = {
-    0: """seed task.operand_min warmstart.seed batch.minibatch_prompts batch.microbatch_prompts
+    0: """task.judge.n_retries task.judge.backoff_s task.judge.longest_wait_s task.judge.budget_requests
+        task.judge.budget_tokens eval.n_problems
+        seed task.operand_min warmstart.seed batch.minibatch_prompts batch.microbatch_prompts
         sampling.max_prompt_tokens sampling.rollouts_at_once algo.clip_low algo.clip_high algo.kl_coef algo.std_eps
         optimizer.warmup_updates optimizer.decay_updates optimizer.weight_decay optimizer.clip_norm
         noise.every_updates noise.naive_minibatches noise.chunk_mib eval.every_updates eval.seed checkpoint.keep_best
         checkpoint.every_updates log.rollouts_every_updates placement.data placement.fsdp placement.tensor
         warmstart.warmup_updates
         warmstart.n_correct_updates algo.dual_clip algo.entropy_coef algo.importance_cap algo.truncated_penalty
-        algo.overlong_buffer_tokens algo.overlong_penalty
+        algo.overlong_buffer_tokens algo.overlong_penalty task.n_problems sampling.max_turn_tokens
         model.logprob_chunk_mib placement.memory_gib lora.peak_lr""",
-    1: """n_updates model.width model.n_layers model.n_heads model.n_kv_heads model.mlp_width
+    1: """task.judge.concurrency task.judge.max_tokens
+        n_updates model.width model.n_layers model.n_heads model.n_kv_heads model.mlp_width
         warmstart.n_updates warmstart.batch_size batch.n_prompts batch.n_rollouts batch.epochs_per_buffer
-        sampling.max_new_tokens eval.n_problems eval.n_samples checkpoint.keep_newest
+        sampling.max_new_tokens eval.n_samples checkpoint.keep_newest
         log.rollouts_n_prompts sampling.max_rounds optimizer.max_skipped_in_a_row task.reward_workers
-        lora.rank""",
+        lora.rank algo.select_n""",
     2: "noise.sketch_width sampling.bucket_tokens",
 }
 _ABOVE_ZERO = """sampling.temperature eval.temperature optimizer.peak_lr optimizer.eps warmstart.peak_lr
-    model.rope_theta model.norm_eps task.reward_limit_s lora.alpha"""
+    model.rope_theta model.norm_eps task.reward_limit_s task.judge.timeout_s lora.alpha"""
 _BELOW_ONE = "optimizer.b1 optimizer.b2 noise.smoothing"
 
 
@@ -211,12 +214,20 @@ def _eval_problems(config: TrainConfig) -> list[str]:
     too_many = [k for k in config.eval.k if not 1 <= k <= config.eval.n_samples]
     if too_many or not config.eval.k:
         problems.append(
-            f"eval.k={config.eval.k}: every k of pass@k must lie in 1..eval.n_samples={config.eval.n_samples}"
+            f"eval.k={config.eval.k}: every k of pass@k and maj@k must lie in 1..eval.n_samples={config.eval.n_samples}"
         )
     if len(set(config.eval.k)) < len(config.eval.k):
         problems.append(f"eval.k={config.eval.k} names a k twice")
     if config.eval.target_metric == "pass@1" and 1 not in config.eval.k:
         problems.append(f"eval.target_metric='pass@1' needs a 1 in eval.k={config.eval.k}")
+    for milestone in config.eval.milestones:
+        if milestone < 1:
+            problems.append(f"eval.milestones={config.eval.milestones}: {milestone} is no update; they count from 1")
+        elif milestone > config.n_updates or milestone % config.updates_per_step:
+            problems += [
+                f"eval.milestones={config.eval.milestones}: {milestone} is not the end of a step of the run, which has "
+                f"n_updates={config.n_updates}, {config.updates_per_step} per step"
+            ]
     targets = config.eval.targets
     if not all(0 < target <= 1 for target in targets) or list(targets) != sorted(set(targets)):
         problems.append(f"eval.targets={targets} must be rising accuracies in (0, 1]")

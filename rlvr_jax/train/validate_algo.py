@@ -3,6 +3,7 @@
 from rlvr_jax.algo.advantages import ADVANTAGE_KINDS, KINDS_FOR_ONE_ROLLOUT
 from rlvr_jax.algo.averaging import AVERAGING_KINDS
 from rlvr_jax.algo.policy_loss import KL_ESTIMATORS
+from rlvr_jax.algo.selection import SELECTIONS
 from rlvr_jax.train.config import KL_PLACES, OBJECTIVES, RATIOS, TRUNCATED, TrainConfig
 
 
@@ -16,6 +17,7 @@ def algo_problems(config: TrainConfig) -> list[str]:
         "kl_in": KL_PLACES,
         "truncated": TRUNCATED,
         "averaging": AVERAGING_KINDS,
+        "select": SELECTIONS,
     }  # fmt: skip
     problems = [
         f"algo.{name}={getattr(algo, name)!r} is not one of {known}"
@@ -37,7 +39,7 @@ def algo_problems(config: TrainConfig) -> list[str]:
             f"algo.overlong_buffer_tokens={algo.overlong_buffer_tokens} is more than "
             f"sampling.max_new_tokens={config.sampling.max_new_tokens}; use that or less"
         )
-    return problems + _baseline_problems(config)
+    return problems + _baseline_problems(config) + _selection_problems(config)
 
 
 def _baseline_problems(config: TrainConfig) -> list[str]:
@@ -56,6 +58,20 @@ def _baseline_problems(config: TrainConfig) -> list[str]:
         problems.append(
             f"sampling.max_rounds={config.sampling.max_rounds} replaces groups of equal rewards, which only a group "
             f"baseline ignores; with algo.advantage={kind!r} use sampling.max_rounds=1"
+        )
+    return problems
+
+
+def _selection_problems(config: TrainConfig) -> list[str]:
+    algo, problems = config.algo, []
+    if algo.select == "best_of_n" and algo.select_n > config.batch.n_rollouts:
+        problems.append(
+            f"algo.select_n={algo.select_n} is more than batch.n_rollouts={config.batch.n_rollouts}; use that or less"
+        )
+    if algo.select != "all" and config.noise.every_updates > 0:
+        problems.append(
+            f"algo.select={algo.select!r} follows the gradient of selected rollouts, which is not the one whose noise "
+            f"noise.every_updates={config.noise.every_updates} measures; set noise.every_updates=0 or algo.select='all'"
         )
     return problems
 

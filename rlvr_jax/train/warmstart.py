@@ -25,7 +25,9 @@ import rlvr_jax
 from rlvr_jax.models.spec import ModelSpec, Params, initial_params, parameter_table
 from rlvr_jax.models.tokenizer import Tokenizer
 from rlvr_jax.sampling.padding import is_completion_token, pad_right
-from rlvr_jax.tasks.problem import Task
+from rlvr_jax.tasks.problem import Problem, Task
+from rlvr_jax.tasks.schedule import random_problems, schedule_of
+from rlvr_jax.tasks.turns import TurnTask, max_turns, replies_between
 from rlvr_jax.train.assemble import Parts
 from rlvr_jax.train.completion_logprobs import build_head_plan, completion_logprobs
 from rlvr_jax.train.config import TrainConfig, flat_fields
@@ -41,6 +43,7 @@ _CODE_THAT_MATTERS += tuple(
     for name in (
         "assemble",
         "completion_logprobs",
+        "listed_parts",
         "long_prompts",
         "optimizer",
         "placement",
@@ -49,6 +52,7 @@ _CODE_THAT_MATTERS += tuple(
     )
 )
 _SAMPLING_THAT_MATTERS = ("sampling.max_new", "sampling.max_prompt", "sampling.long_prompts")
+_OF_GRADING = ("task.reward", "task.correct", "task.answer_policy", "task.answer_limit", "task.answer_workers")
 _PACKAGES_THAT_MATTER = ("jax", "jaxlib", "numpy", "optax")
 Progress = Callable[[int, int, str], None]  # (done, total, what)
 
@@ -85,7 +89,7 @@ def warmstart_hash(config: TrainConfig, task: Task, *, tokenizer: str, weights: 
         name: value
         for name, value in flat_fields(config).items()
         if name.startswith(("task.", "model.", "warmstart.", "placement.", *_SAMPLING_THAT_MATTERS))
-        and not name.startswith(("task.reward", "task.correct"))  # demonstrations are not graded
+        and not name.startswith(_OF_GRADING)  # demonstrations are not graded
         # memory only: a run that goes on with less must find what it started from
         and name not in ("model.remat", "model.logprob_chunk_mib", "placement.memory_gib")
     }
@@ -165,6 +169,8 @@ def _train(run: TrainConfig, parts: Parts, params: Params, *, progress: Progress
             placement=parts.layout.of_pass,
         )
         is_trained_NT = is_completion_token(demos["completion_length"], width=width["completion"])
+        if "is_action" in demos:
+            is_trained_NT &= demos["is_action"]
         return -jnp.where(is_trained_NT, logprob_NT, 0.0).sum() / is_trained_NT.sum()
 
     def update(params: Params, opt_state: optax.OptState, demos: dict[str, jax.Array]):
@@ -202,10 +208,23 @@ def demonstrations(
     prompt: int,
     completion: int,
 ) -> dict[str, np.ndarray]:
-    """n random training problems with a demonstration each, padded to `prompt` and `completion` tokens."""
-    problems = [task.train_problem(int(i)) for i in rng.integers(task.n_train, size=n)]
-    texts = [task.demonstration(problem, rng, p_correct=p_correct) for problem in problems]
-    completions = [tokenizer.encode_completion(text) for text in texts]
+    """n random training problems with a demonstration each, padded to `prompt` and `completion` tokens.
+
+    Of a task with stages those of the last one, in its proportions.
+
+    Of several turns, `is_action` says which tokens are the policy's: the replies between them are not imitated.
+    """
+    drawn = random_problems(rng, task.n_train, n=n, schedule=schedule_of(task))
+    problems = [task.train_problem(int(i)) for i in drawn]
+    is_action = {}
+    if max_turns(task) > 1:
+        games = [_demonstrated_turns(task, problem, tokenizer, rng, p_correct=p_correct) for problem in problems]
+        completions = [[token for tokens, _ in game for token in tokens] for game in games]
+        owners = [[is_own for tokens, is_own in game for _ in tokens] for game in games]
+        is_action = {"is_action": pad_right(owners, width=completion, pad_id=0)[0].astype(bool)}
+    else:
+        texts = [task.demonstration(problem, rng, p_correct=p_correct) for problem in problems]
+        completions = [tokenizer.encode_completion(text) for text in texts]
     prompts = tokenizer.encode_prompts([problem.prompt for problem in problems])
     prompt_NS, prompt_length_N = pad_right(prompts, width=prompt, pad_id=tokenizer.pad_id)
     completion_NT, completion_length_N = pad_right(completions, width=completion, pad_id=tokenizer.pad_id)
@@ -214,4 +233,16 @@ def demonstrations(
         "prompt_length": prompt_length_N,
         "completion": completion_NT,
         "completion_length": completion_length_N,
+        **is_action,
     }
+
+
+def _demonstrated_turns(
+    task: TurnTask, problem: Problem, tokenizer: Tokenizer, rng: np.random.Generator, *, p_correct: float
+) -> list[tuple[list[int], bool]]:
+    """Turns and the replies between them as (tokens, whether they are the policy's)."""
+    turns = task.demonstrated_turns(problem, rng, p_correct=p_correct)
+    pieces = [(tokenizer.encode_completion(turns[0]), True)]
+    for reply, turn in zip(replies_between(task, problem, turns), turns[1:], strict=True):
+        pieces += [(tokenizer.encode_reply(reply, after=tokenizer.eos_ids[0]), False), (tokenizer.encode_completion(turn), True)]
+    return pieces

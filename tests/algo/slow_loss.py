@@ -37,7 +37,8 @@ def slow_loss(batch: Batch, algo, logprob_PRT, entropy_PRT, *, max_new_tokens: i
     for p in range(P):
         for r in range(R):
             n, advantage = int(batch.completion_length_PR[p, r]), float(batch.advantage_PR[p, r])
-            if not batch.is_kept_PR[p, r]:
+            is_selected = batch.is_selected_PR is None or batch.is_selected_PR[p, r]
+            if not (batch.is_kept_PR[p, r] and is_selected):
                 continue
             share = 1 / n if algo.averaging == "sequence" else 1.0  # of a token in the sum
             sums["weight"] += {"sequence": 1, "token": n, "constant_length": max_new_tokens}[algo.averaging]

@@ -141,6 +141,40 @@ def test_the_chat_template_writes_the_special_tokens_itself(folder):
     assert chat.encode_completion("7") == [*plain_ids(folder, "7"), END]
 
 
+IM_TEMPLATE = (  # in the manner of ChatML: <|turn|> ends a turn
+    "{% for m in messages %}{{ m.role }}\n{{ m.content }}<|turn|>\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant\n{% endif %}"
+)
+
+
+def test_a_reply_is_the_users_next_turn_after_the_eos_that_the_policy_wrote(tmp_path):
+    save_tokenizer(tmp_path, chat_template=IM_TEMPLATE)
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": [TURN, END]})
+    chat = tokenizer_in(tmp_path, uses_chat_template=True)
+    rest = plain_ids(tmp_path, "\nuser\n12+3")
+    rest += [TURN, *plain_ids(tmp_path, "\nassistant\n")]
+    assert chat.encode_reply("12+3", after=TURN) == rest
+    assert chat.encode_reply("12+3", after=END) == [TURN, *rest]
+    # prompt, turn and reply are what the template makes of all three
+    turn = [*plain_ids(tmp_path, "8"), TURN]
+    whole = [*chat.encode_prompt("7"), *turn, *chat.encode_reply("9", after=TURN)]
+    shown = "user\n7<|turn|>\nassistant\n8<|turn|>\nuser\n9<|turn|>\nassistant\n"
+    assert whole == plain_ids(tmp_path, shown)
+
+
+def test_without_a_chat_a_reply_is_its_text(folder, tokenizer):
+    assert tokenizer.encode_reply("12+3", after=END) == plain_ids(folder, "12+3")
+    with pytest.raises(ValueError, match="makes no token of the reply"):
+        tokenizer.encode_reply("", after=END)
+
+
+def test_a_template_without_assistants_turns_takes_no_reply(tmp_path):
+    save_tokenizer(tmp_path, chat_template="{{ messages[0].content }}")
+    chat = tokenizer_in(tmp_path, uses_chat_template=True)
+    with pytest.raises(ValueError, match="does not show a user's turn after an assistant's"):
+        chat.encode_reply("12+3", after=END)
+
+
 @pytest.mark.parametrize("date", ["date_string", "strftime_now('%d %b %Y')"])
 def test_a_prompt_does_not_change_with_the_calendar_day(tmp_path, date):
     # as Llama 3.2's: a date_string if it is given one, else today's date

@@ -39,3 +39,13 @@ def test_a_key_names_the_rollout_not_its_place():
     np.testing.assert_array_equal(all_keys[1, :2], alone[0])
     flat = {tuple(key) for key in np.asarray(all_keys).reshape(8, -1)}
     assert len(flat) == 8
+
+
+def test_every_prompt_can_have_a_root_key_of_its_own():
+    roots = jax.random.split(jax.random.key(7), 3)
+    got = jax.random.key_data(rollout_keys(roots, jnp.array([3, 9, 9]), n_rollouts=2))
+    expected = [
+        jax.random.key_data(rollout_keys(roots[p], jnp.array([n]), n_rollouts=2))[0] for p, n in enumerate((3, 9, 9))
+    ]
+    np.testing.assert_array_equal(got, expected)
+    assert (got[1] != got[2]).any()

@@ -2,11 +2,12 @@
 
 import gzip
 import json
+import re
 import sys
 
 import pytest
 
-from rlvr_jax.tasks.data_files import read_data_file
+from rlvr_jax.tasks.data_files import Kept, read_data_files
 
 ROWS = [{"q": "α", "a": 1}, {"q": "b", "a": None}, {"q": "c\u2028d", "a": [1, {"x": 2.5}]}]
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -15,6 +16,11 @@ LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
 def write(path, content):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return str(path)
+
+
+def read_data_file(path, **settings):
+    (file,) = read_data_files(path, **settings)
+    return file
 
 
 def fields(file):
@@ -84,17 +90,11 @@ def test_blank_lines_are_skipped_but_counted(tmp_path):
         (b'{"q": ' + b"9" * 5_000 + b"}", "line 2: not JSON"),  # Python refuses to read so long a number
     ],
 )
-def test_a_broken_line_is_named(tmp_path, line, fault):
-    with pytest.raises(ValueError, match=fault) as error:
-        read_data_file(write(tmp_path / "p.jsonl", b'{"q": "a"}\n' + line + b'\n{"q": "b"}\n'))
-    assert str(error.value).startswith(f"{tmp_path / 'p.jsonl'}: 1 line cannot be used\n")
-
-
-def test_the_first_broken_lines_are_shown_and_all_are_counted(tmp_path):
-    with pytest.raises(ValueError, match="5 lines cannot be used") as error:
-        read_data_file(write(tmp_path / "p.jsonl", '{"q": "a"}\n' + "x\n" * 5))
-    shown = str(error.value).splitlines()[1:]
-    assert [line.split(":")[0].strip() for line in shown] == ["line 2", "line 3", "line 4", "and 2 more"]
+def test_a_broken_line_is_a_fault_and_the_others_are_read(tmp_path, line, fault):
+    file = read_data_file(write(tmp_path / "p.jsonl", b'{"q": "a"}\n' + line + b'\n{"q": "b"}\n'))
+    [(number, why)] = file.faults
+    assert re.match(fault, f"line {number}: {why}")
+    assert file.rows == [(1, {"q": "a"}), (3, {"q": "b"})]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,6 @@ def test_the_first_broken_lines_are_shown_and_all_are_counted(tmp_path):
         ("p.json", b"", "is not JSON .*; a file with one object per line is named .jsonl"),
         ("p.json", LINES.encode(), "is not JSON .*; a file with one object per line is named .jsonl"),
         ("p.json", b'{"rows": []}', "holds an object instead of a list of objects"),
-        ("p.json", b'[{"q": "a"}, 3, "b"]', "2 rows cannot be used\n  row 2: a number .*\n  row 3: a text"),
         ("p.json", b'["\xe4"]', "is not UTF-8 at byte 3"),
         ("p.jsonl.gz", LINES.encode(), "is not a whole gzip file"),
         ("p.jsonl.gz", gzip.compress(LINES.encode(), mtime=0)[:-9], "is not a whole gzip file"),
@@ -148,3 +147,41 @@ def test_the_fingerprint_follows_the_bytes_and_not_the_name(tmp_path):
     first = read_data_file(write(tmp_path / "a.jsonl", LINES)).fingerprint
     assert read_data_file(write(tmp_path / "b.jsonl", LINES)).fingerprint == first
     assert read_data_file(write(tmp_path / "a.jsonl", LINES + "\n")).fingerprint != first
+
+
+def test_what_is_no_object_in_a_list_is_a_fault(tmp_path):
+    file = read_data_file(write(tmp_path / "p.json", '[{"q": "a"}, 3, "b"]'))
+    assert file.rows == [(1, {"q": "a"})]
+    assert file.faults == [(2, "a number instead of an object"), (3, "a text instead of an object")]
+
+
+SOURCES = [{"q": str(i), "source": source, "x": i} for i, source in enumerate(["a", "b", None, "c", "a"])]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_only_kept_rows_and_named_fields_are_read_and_numbers_stay(tmp_path, kind):
+    if kind == "jsonl":
+        path = write(tmp_path / "p.jsonl", "".join(json.dumps(row) + "\n" for row in SOURCES))
+    else:
+        path = write_parquet(tmp_path / "p.parquet", {name: [row[name] for row in SOURCES] for name in SOURCES[0]})
+    file = read_data_file(path, columns=frozenset({"q", "missing"}), kept=Kept("source", frozenset({"a", "c"})))
+    assert file.rows == [(1, {"q": "0"}), (3, {"q": "2"}), (4, {"q": "3"}), (5, {"q": "4"})]  # 3: no source at all
+
+
+def test_a_filter_on_a_field_that_a_parquet_file_lacks_keeps_everything(tmp_path):
+    path = write_parquet(tmp_path / "p.parquet", {"q": ["a", "b"]})
+    assert fields(read_data_file(path, kept=Kept("source", frozenset({"a"})))) == [{"q": "a"}, {"q": "b"}]
+
+
+def test_a_wildcard_is_several_files_by_name(tmp_path):
+    for name in "bac":
+        write(tmp_path / f"part-{name}.jsonl", json.dumps({"q": name}) + "\n")
+    write(tmp_path / "other.jsonl", LINES)
+    files = read_data_files(str(tmp_path / "part-*.jsonl"))
+    assert [file.path for file in files] == [str(tmp_path / f"part-{name}.jsonl") for name in "abc"]
+    assert [fields(file) for file in files] == [[{"q": name}] for name in "abc"]
+    with pytest.raises(ValueError, match=r"no file has a name like .*/no-\*.jsonl; correct the wildcard"):
+        read_data_files(str(tmp_path / "no-*.jsonl"))
+    write(tmp_path / "part-d.csv", "q")
+    with pytest.raises(ValueError, match=r"part-d.csv has none of the endings that can be read"):
+        read_data_files(str(tmp_path / "part-*"))

@@ -75,11 +75,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
 READ = """
 import json, sys, time
 time.sleep = lambda s: None  # the client's pauses between tries of a hub that is not there
-from rlvr_jax.tasks.data_files import read_data_file
+from rlvr_jax.tasks.data_files import read_data_files
 for path in sys.argv[1:]:
     try:
-        file = read_data_file(path)
-        print(json.dumps([row["prompt"] for _, row in file.rows]))
+        files = read_data_files(path)
+        print(json.dumps([row["prompt"] for file in files for _, row in file.rows]))
     except ValueError as error:
         print(json.dumps(str(error)))
 """
@@ -108,6 +108,9 @@ PATHS = {
     "me/split/data/test.jsonl": ["test"],
     "me/many": "me/many holds 2 files that could be meant; add one to the path:"
     "\n  easy/train.jsonl\n  hard/train.jsonl",
+    "me/many/*/train.jsonl": ["easy", "hard"],
+    "me/many/*/dev-*.jsonl@main": "me/many/*/dev-*.jsonl@main: no file of the dataset fits; "
+    "leave the file out of the path to see which it has",
     "me/none": "me/none holds no .jsonl, .json or .parquet file on the Hugging Face Hub",
     "me/none/x.csv": "me/none/x.csv: x.csv is of no kind that can be read; name another file of the dataset",
     "me/gone": "me/gone: there is no such file here, and on the Hugging Face Hub there is no dataset me/gone; "

@@ -499,7 +499,7 @@ def test_a_function_that_cannot_be_used_is_refused_at_the_start(start, tmp_path,
     ],
 )
 def test_a_name_that_is_no_module_and_function_is_refused_with_the_fix(function, fix):
-    with pytest.raises(ValueError, match=f"is neither 'exact' nor module:function; {fix}"):
+    with pytest.raises(ValueError, match=f"is neither a reward of the task nor module:function; {fix}"):
         RewardPool([function], limit_s=1.0, n_processes=1)
 
 

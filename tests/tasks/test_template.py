@@ -62,3 +62,7 @@ def test_a_field_of_an_empty_row():
 def test_a_field_that_is_no_text_is_refused(value, found):
     with pytest.raises(ValueError, match=f"field 'q', which task.template names, is {found}; it must be text"):
         Template("{q}").fill({"q": value})
+
+
+def test_a_template_says_which_fields_it_names():
+    assert Template("{q} {{no}} { two words }{q}").fields == {"q", "two words"}

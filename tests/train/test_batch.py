@@ -21,7 +21,9 @@ from rlvr_jax.train.batch import (
     build_advantages,
     in_microbatches,
     minibatch_rows,
+    selection_metrics,
     with_advantages,
+    with_selection,
 )
 from rlvr_jax.train.collect import Collection
 
@@ -97,6 +99,36 @@ def test_a_batch_holds_the_arrays_of_its_collection(collection):
     np.testing.assert_array_equal(batch.loo_advantage_PR, np.zeros((P, R)))
     assert batch.old_logprob_PRT is None
     assert batch.reference_logprob_PRT is None
+
+
+@pytest.mark.parametrize(
+    ("algo", "expected"),
+    [  # rewards with penalties: 1 0 0, 0 0 0, -0.5 0.5 and one that is not kept, none of the last prompt
+        ({"select": "threshold", "select_threshold": 0.5}, [[1, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 0]]),
+        ({"select": "best_of_n", "select_n": 1}, [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]]),
+        ({"select": "best_of_n", "select_n": 2}, [[1, 1, 0], [1, 1, 0], [1, 1, 0], [0, 0, 0]]),
+    ],
+)
+def test_selected_rollouts_and_the_size_of_their_batch(collection, algo, expected):
+    algo = c.AlgoConfig(**algo)
+    whole = batch_without_advantages(collection)
+    batch = with_advantages(with_selection(whole, collection, algo), collection, build_advantages(algo))
+    np.testing.assert_array_equal(batch.is_selected_PR, np.array(expected, bool))
+    # baselines are those of all that is kept
+    np.testing.assert_array_equal(
+        batch.advantage_PR, with_advantages(whole, collection, build_advantages(c.AlgoConfig())).advantage_PR
+    )
+    n = int(np.sum(expected))
+    assert selection_metrics(collection, algo) == {
+        "batch/selected_rollouts": n,
+        "batch/selected_frac": n / 8,
+        "batch/selected_prompts": int(np.any(expected, axis=1).sum()),
+    }
+
+
+def test_without_selection_a_batch_has_no_mask_of_it(collection):
+    assert with_selection(batch_without_advantages(collection), collection, c.AlgoConfig()).is_selected_PR is None
+    assert selection_metrics(collection, c.AlgoConfig()) == {}
 
 
 @pytest.mark.parametrize("data", [1, 2])

@@ -28,7 +28,7 @@ from rlvr_jax.train.learner import Learner
 from rlvr_jax.train.measure_noise import adam_metric
 from rlvr_jax.train.measure_policy import measure_policy
 from rlvr_jax.train.noise_options import Options
-from rlvr_jax.train.programs import build_programs
+from rlvr_jax.train.programs import kept_programs
 from rlvr_jax.train.sample_prompts import sample_prompts
 from rlvr_jax.train.saved_policy import saved_state
 from rlvr_jax.train.starting_state import held_params, starting_state
@@ -64,7 +64,7 @@ def run(tmp_path_factory, config, start):
 
 def learner_of(config, params):
     parts = assemble(config)
-    programs = build_programs(config, parts)
+    programs = kept_programs(config, parts)
     params = held_params(parts.layout.place(params) if parts.mesh.size > 1 else params, parts)
     return Learner(config, parts, programs, starting_state(config, parts, params, programs.optimizer), params)
 
@@ -114,7 +114,7 @@ def test_a_run_goes_on_bit_for_bit(run, config, start, tmp_path):
 
 def test_seeds_differ_in_the_factors_they_start_from(config, tiny_params):
     parts = assemble(config)
-    optimizer = build_programs(config, parts).optimizer
+    optimizer = kept_programs(config, parts).optimizer
 
     def down(seed):
         params = starting_state(adapted(config, seed=seed), parts, tiny_params, optimizer).params
@@ -157,7 +157,7 @@ def test_a_checkpoint_holds_the_factors_their_moments_and_counters(run):
 def test_a_checkpoint_is_as_large_as_what_is_trained(module_config, tmp_path):
     config = adapted(module_config, model__width=128, model__mlp_width=512)
     parts = assemble(config)
-    state = starting_state(config, parts, {}, build_programs(config, parts).optimizer)  # of the factors alone
+    state = starting_state(config, parts, {}, kept_programs(config, parts).optimizer)  # of the factors alone
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep_newest=1, keep_best=0)
     checkpoints.save(state, {"update": 1}, update=1, accuracy=None)
     checkpoints.close()
@@ -176,10 +176,10 @@ def test_a_saved_adapter_is_evaluated_beside_the_weights_it_was_trained_beside(r
     original = evaluate_module.build_evaluator
     monkeypatch.setattr(evaluate_module, "build_evaluator", build_evaluator)
     monkeypatch.setattr(evaluate_module, "starting_params", lambda *_, **__: tiny_params)
-    what, metrics = evaluate_checkpoint(config, run)
-    assert what.endswith("update 4")
+    found = evaluate_checkpoint(config, run)
+    assert found.what.endswith("update 4")
     last = list(read_rows(run / "evals.jsonl"))[-1]
-    assert metrics == {name: value for name, value in last.items() if name.startswith("eval/")}
+    assert found.metrics == {name: value for name, value in last.items() if name.startswith("eval/")}
     query = evaluated[0]["layers"]["attention"]["query"]
     assert query.weight is tiny_params["layers"]["attention"]["query"]
     assert np.asarray(query.up).any()  # trained, and 0 before

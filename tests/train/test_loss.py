@@ -64,6 +64,9 @@ OPTIONS = {
 # prompt 1 has no rollout that is kept, prompts 0 and 3 lack one
 SOME_KEPT_PR = np.array([[1, 1, 0], [0, 0, 0], [1, 1, 1], [1, 0, 1], [1, 1, 1], [1, 1, 1]], bool)
 
+# the best of each prompt, of the second none that is kept
+SOME_SELECTED_PR = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 1], [1, 1, 0], [0, 0, 0]], bool)
+
 
 @pytest.fixture(scope="module")
 def tokens():
@@ -197,6 +200,34 @@ def test_the_tokens_of_a_rollout_that_is_kept_are_trained_up_to_eos():
         completion_length_PR=np.array([[1, 4, 2]], np.int32), is_kept_PR=np.array([[True, True, False]])
     )
     np.testing.assert_array_equal(is_trained_token(tokens), [[[1, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]])
+
+
+def test_a_rollout_that_is_not_selected_has_no_trained_token():
+    tokens = random_tokens(np.random.default_rng(0), P=1, R=3, S=1, T=2, vocab_size=9).replace(
+        completion_length_PR=np.array([[1, 2, 2]], np.int32),
+        is_kept_PR=np.array([[True, True, False]]),
+        is_selected_PR=np.array([[True, False, True]]),
+    )
+    np.testing.assert_array_equal(is_trained_token(tokens), [[[1, 0], [0, 0], [0, 0]]])
+
+
+@pytest.mark.parametrize("averaging", AVERAGING_KINDS)
+@pytest.mark.parametrize("name", ["defaults", "everything", "RLOO"])
+def test_what_is_not_selected_leaves_the_sums_and_what_divides_them(tokens, policy, name, averaging):
+    algo = AlgoConfig(**(OPTIONS[name] | {"averaging": averaging}))
+    batch = make_batch(tokens, policy, algo, has_old=True, is_kept_PR=SOME_KEPT_PR)
+    batch = batch.replace(is_selected_PR=SOME_SELECTED_PR)
+    expected = slow_loss(batch, algo, *policy, max_new_tokens=MAX_NEW_TOKENS)
+    params = {name: jnp.asarray(x, jnp.float32) for name, x in zip(("logprob", "entropy"), policy, strict=True)}
+    loss = build_loss(given_logprobs, algo, max_new_tokens=MAX_NEW_TOKENS)
+    (loss_sum, terms), grads = jax.value_and_grad(loss, has_aux=True)(params, batch)
+    assert float(loss_sum) == pytest.approx(expected.loss_sum, rel=2e-5, abs=2e-6)
+    assert_equal_terms(terms, expected)
+    np.testing.assert_allclose(grads["logprob"], expected.d_logprob_PRT, rtol=5e-5, atol=1e-6)
+    n_rows = (SOME_KEPT_PR & SOME_SELECTED_PR).sum()
+    n_tokens = tokens.completion_length_PR[SOME_KEPT_PR & SOME_SELECTED_PR].sum()
+    weight = {"sequence": n_rows, "token": n_tokens, "constant_length": n_rows * MAX_NEW_TOKENS}[averaging]
+    assert float(terms.sums["weight"]) == weight
 
 
 @pytest.mark.parametrize("ratio", ["token", "sequence"])

@@ -97,6 +97,10 @@ CASES = {
         "optimizer.momentum_dtype": "bfloat16", "batch.microbatch_prompts": 2, "model.has_tied_head": True,
     },
     "no clipping": {"optimizer.clip_norm": 0.0},
+    "rollouts of several turns": {
+        "task.name": "wordle", "task.n_turns": 2, "task.n_words": 45, "task.operators": "+-", "task.operand_max": 99,
+        "sampling.max_new_tokens": 19,
+    },
 }  # fmt: skip
 
 
@@ -127,6 +131,10 @@ def test_temporaries_grow_with_what_is_kept_and_with_the_micro_batch():
 
 def test_the_samplers_caches_by_hand():
     parts, _ = planned(olmo_config(data=1), OLMO_2_1B)
+    turns = olmo_config(data=1)
+    turns.task = c.TaskConfig(name="wordle", n_turns=3, n_words=80)
+    # each of 16 x 8 rollouts with a prompt of its own, which with what is new takes 256 + 512 slots at most
+    assert planned(turns, OLMO_2_1B)[0].memory.caches == 128 * (256 + 512) * 2 * 2 * 16 * 16 * 128
     # 16 prompts of 256 slots once, and 8 rollouts of 512 each: 2 (k, v) x 2 bytes x 16 layers x 16 heads x 128
     assert parts.memory.caches == 16 * (256 + 8 * 512) * 2 * 2 * 16 * 16 * 128
 

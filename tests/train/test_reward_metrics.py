@@ -40,6 +40,7 @@ def make_collection(correct_PR, *, format_PR=None, overlong_PR=None, kept_PR=Non
             reward_PR,
             correct_PR == 1,
             failures=tuple(f"prompt {p}" for p in np.flatnonzero(np.isnan(reward_PR).any(axis=1))),
+            weights={"format": 0.5},
         ),
         penalties={} if overlong_PR is None else {"overlong": np.array(overlong_PR, np.float32)},
         is_kept_PR=kept_PR,
@@ -54,6 +55,13 @@ def metrics_of(collection):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # an average of nothing warns
         return reward_metrics(collection)
+
+
+def test_what_a_task_counts_is_logged_as_health():
+    collection = make_collection([[1, 0]])
+    assert "health/verifier_timeouts" not in metrics_of(collection)
+    grades = dataclasses.replace(collection.grades, counts={"verifier_timeouts": 3})
+    assert metrics_of(dataclasses.replace(collection, grades=grades))["health/verifier_timeouts"] == 3
 
 
 # five prompts, two rollouts each: rewards with their penalty
@@ -87,6 +95,7 @@ def test_metrics_of_rewards_are_over_what_is_kept():
         "batch/n_kept_rollouts": 7,
         "batch/effective_prompts": 1,
         "health/ungraded_prompts": 1,
+        "health/ungraded_rollouts": 2,
     }
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
 
@@ -113,10 +122,13 @@ def test_metrics_of_each_reward_are_over_those_that_were_graded():
     expected = {
         "rewards/correct/mean": 4 / 10,
         "rewards/correct/std": np.sqrt(0.4 * 0.6),
+        "rewards/correct/weighted_mean": 4 / 10,
         "rewards/format/mean": 3 / 8,  # unweighted; two could not be graded
         "rewards/format/std": np.sqrt(3 / 8 * 5 / 8),
+        "rewards/format/weighted_mean": 3 / 16,
         "rewards/overlong/mean": -1.5 / 10,
         "rewards/overlong/std": np.sqrt(1.25 / 10 - 0.15**2),
+        "rewards/overlong/weighted_mean": -1.5 / 10,
     }
     assert {name: metrics[name] for name in metrics if name.startswith("rewards/")} == pytest.approx(expected)
 

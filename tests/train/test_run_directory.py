@@ -12,6 +12,7 @@ from rlvr_jax.train.batch_plan import batch_plan
 from rlvr_jax.train.config import ConfigError, PlacementConfig, flat_fields, set_field
 from rlvr_jax.train.run_directory import (
     FINISHED,
+    JUDGE_FIELDS,
     MEMORY_FIELDS,
     RUNNING,
     RunDirectoryError,
@@ -121,7 +122,7 @@ def test_devices_may_be_arranged_in_another_way(tmp_path, tiny_config):
 def test_every_changed_field_is_named_with_both_values(tmp_path, tiny_config):
     run = started_with(tiny_config, tmp_path)
     for path, old in flat_fields(tiny_config).items():
-        if path == "n_updates" or path.startswith("placement.") or path in MEMORY_FIELDS:
+        if path == "n_updates" or path.startswith("placement.") or path in (*MEMORY_FIELDS, *JUDGE_FIELDS):
             continue
         new = (*old, 9) if isinstance(old, tuple) else "changed"
         old_json, new_json = (list(v) if isinstance(v, tuple) else v for v in (old, new))
@@ -129,6 +130,15 @@ def test_every_changed_field_is_named_with_both_values(tmp_path, tiny_config):
         (problem,) = differences(tiny_config, run)
         assert problem.startswith(f"{path} was {old_json!r} when runs/tiny/x was started and is {new_json!r} now")
         set_field(tiny_config, path, old)
+
+
+def test_a_judge_may_be_reached_in_another_way_but_not_asked_another_question(tmp_path, tiny_config):
+    run = started_with(tiny_config, tmp_path)
+    judge = tiny_config.task.judge
+    judge.budget_requests, judge.concurrency, judge.base_url = 10_000, 2, "http://elsewhere/v1"
+    assert differences(tiny_config, run) == []
+    judge.question += " Be strict."
+    assert [problem.split(" ")[0] for problem in differences(tiny_config, run)] == ["task.judge.question"]
 
 
 def test_all_changes_are_named_at_once(tmp_path, tiny_config):

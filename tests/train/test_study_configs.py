@@ -22,7 +22,7 @@ def points_of(config, *overrides):
 
 def test_every_config_is_known_here():
     assert {path.stem for path in CONFIG_FOLDER.glob("[!_]*.py")} == {
-        "smoke", "cbs_p4", *(f"cbs_{phase}" for phase in GRIDS),
+        "smoke", "arithmetic", "gsm8k", "math", "wordle", "cbs_p4", *(f"cbs_{phase}" for phase in GRIDS),
     }  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def test_a_phase_runs_its_grid_under_the_published_controls(phase):
     for point in points:
         validate(point)
         n_prompts, n_rollouts = point.batch.n_prompts, point.batch.n_rollouts
-        assert point.point_name == f"cbs_{phase}_olmo1b_gsm8k_np{n_prompts}_nr{n_rollouts}"
+        assert point.point_name == f"cbs_{phase}_olmo1b_omi_np{n_prompts}_nr{n_rollouts}"
         assert point.minibatch_prompts * n_rollouts == min(ROLLOUTS_PER_UPDATE, n_prompts * n_rollouts)
         assert (point.optimizer.peak_lr, point.algo.kl_coef, point.batch.epochs_per_buffer) == (1e-6, 0.001, 1)
         assert (point.sampling.temperature, point.sampling.max_prompt_tokens) == (1.0, 1024)
@@ -54,9 +54,22 @@ def test_every_tiny_point_is_valid_and_has_a_name_of_its_own(phase):
 
 def test_the_last_phase_sweeps_learning_rates_with_reinforce_plus_plus():
     points = points_of("cbs_p4.py")
+    for point in points:
+        validate(point)
     assert [point.optimizer.peak_lr for point in points] == [5e-7, 1e-6, 5e-6]
     assert {point.algo.advantage for point in points} == {"reinforce++"}
     assert points[0].point_name == "cbs_p4_olmo1b_math_np256_nr8_lr5e-07"
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "math"])
+def test_a_data_sets_config_runs_at_both_sizes_and_no_other(name):
+    for argument, model in (("", "olmo2-1b"), (":tiny", "builtin")):
+        [point] = points_of(f"{name}.py{argument}")
+        validate(point)
+        assert (point.task.name, point.model.name) == (name, model)
+        assert point.task.path == ("builtin:small" if argument else "")
+    with pytest.raises(ConfigError, match=rf"{name}.py:big is unknown; use {name}.py:tiny"):
+        points_of(f"{name}.py:big")
 
 
 def test_a_shorter_run_keeps_every_point_of_the_grid():

@@ -23,6 +23,11 @@ def problems_of(name="jsonl", **settings):
         {"rewards": ("exact", "my_rewards:score", "a.b:c_2"), "reward_weights": (1.0, 0.0, -0.5), "correct_at": 0.5},
         {"rewards": ("my_rewards:score",), "answer_field": "", "demonstration_field": "solution"},  # without answers
         {"reward_limit_s": 1.0, "reward_workers": 4},
+        {"bad_rows": "skip", "repeated_prompts": "stop", "overlap": "stop"},
+        {"name": "gsm8k"},  # its files have names of their own
+        {"name": "gsm8k", "path": "builtin:small", "template": "{question}"},
+        {"name": "omi", "rewards": ("correct", "format", "a:b"), "reward_weights": (1.0, 0.1, 1.0)},
+        {"name": "math", "levels": (1, 5), "subjects": ("Algebra",), "answer_workers": 2, "answer_limit_s": 1.0},
     ],
 )
 def test_a_task_that_can_work_is_not_refused(settings):
@@ -56,18 +61,17 @@ def test_sums_that_cannot_work_are_named_with_the_value_and_the_fix(settings, ex
         ("template", "{question}"),
         ("answer_field", "gold"),
         ("demonstration_field", "solution"),
-        ("rewards", ("exact", "a:b")),
-        ("reward_weights", (2.0,)),
         ("correct_at", 0.5),
-        ("reward_limit_s", 5.0),
-        ("reward_workers", 2),
+        ("mixture", ("counting",)),
     ],
 )
 @pytest.mark.parametrize("name", ["digits", "arithmetic"])
-def test_a_setting_of_files_is_refused_where_nothing_reads_it(name, field, value):
-    assert problems_of(name=name, **{field: value}) == [
-        f"task.{field}={value!r} is read by task 'jsonl' only; set task.name='jsonl' or leave it out"
-    ]
+def test_a_setting_is_refused_where_nothing_reads_it(name, field, value):
+    (problem,) = problems_of(name=name, **{field: value})
+    reader = "mixture" if field == "mixture" else "jsonl"
+    assert problem.startswith(f"task.{field}={value!r} is not read by task {name!r} but by '")
+    assert f"'{reader}'" in problem.partition("but by")[2]
+    assert problem.endswith("; change task.name or leave it out")
 
 
 @pytest.mark.parametrize(
@@ -77,7 +81,6 @@ def test_a_setting_of_files_is_refused_where_nothing_reads_it(name, field, value
             {"path": ""},
             "task.path='' must name a file (.jsonl, .json or .parquet) or a data set OWNER/NAME of the Hub",
         ),
-        ({"rewards": ()}, "task.rewards is empty; use ('exact',)"),
         *(
             ({"rewards": (reward,)}, f"{reward!r} in task.rewards is neither 'exact' nor module:function")
             for reward in (
@@ -92,6 +95,18 @@ def test_a_setting_of_files_is_refused_where_nothing_reads_it(name, field, value
                 "a b:c",
             )
         ),
+        ({"bad_rows": "keep"}, "task.bad_rows='keep' is not one of stop, skip"),
+        ({"repeated_prompts": "drop"}, "task.repeated_prompts='drop' is not one of keep, skip, stop"),
+        ({"overlap": "keep"}, "task.overlap='keep' is not one of skip, stop"),
+        ({"path": "builtin:small"}, "task.path='builtin:small' is for gsm8k, omi, math; task 'jsonl' needs a file"),
+        ({"name": "gsm8k", "levels": (1,)}, "task.levels=(1,) is not read by task 'gsm8k' but by 'math'"),
+        ({"name": "gsm8k", "answer_field": "gold"}, "task.answer_field='gold' is not read by task 'gsm8k' but by"),
+        ({"name": "gsm8k", "rewards": ("exact",)}, "'exact' in task.rewards is neither 'correct' or 'format' nor"),
+        ({"name": "omi", "overlap": "keep"}, "task.overlap='keep' is not one of skip, stop"),
+        ({"name": "math", "answer_limit_s": 0.0}, "task.answer_limit_s=0.0 must be above 0"),
+        ({"name": "math", "answer_workers": 0}, "task.answer_workers=0 must be at least 1"),
+        ({"name": "math", "answer_policy": ("sloppy",)}, "task.answer_policy=('sloppy',):"),
+        ({"name": "math", "heldout_path": "builtin:small"}, "task.heldout_path='builtin:small' is only for task.path"),
         (
             {"rewards": ("exact", "exact")},
             "task.rewards=('exact', 'exact') names 'exact' 2 times; once, with a weight, will do",

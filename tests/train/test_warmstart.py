@@ -6,6 +6,7 @@ import pytest
 
 from rlvr_jax.models.tokenizer import CharTokenizer
 from rlvr_jax.train.assemble import assemble
+from rlvr_jax.train.build_task import build_task
 from rlvr_jax.train.config import set_field
 from rlvr_jax.train.starting_policy import starting_params
 from rlvr_jax.train.warmstart import demonstrations, load_params, save_params, warmstart_hash
@@ -104,3 +105,20 @@ def test_demonstrations_are_right_as_often_as_asked(tiny_config):
     assert np.mean(is_right) == pytest.approx(0.3, abs=0.04)  # 4 standard errors
     assert (got["completion_length"] == 4).all()
     assert (got["completion"][:, 3] == tokenizer.eos_ids[0]).all()
+
+
+def test_demonstrated_turns_stand_between_replies_that_are_not_imitated(tiny_config):
+    tiny_config.task = type(tiny_config.task)(name="wordle", n_words=45, n_turns=3)
+    task, tokenizer = build_task(tiny_config.task), CharTokenizer()
+    got = demonstrations(task, tokenizer, np.random.default_rng(0), n=50, p_correct=0.5, prompt=8, completion=40)
+    own = [*range(6), *range(13, 19), *range(26, 32)]  # words of 5 letters and EOS, between replies of 7 characters
+    n_turns = set()
+    for tokens, length, is_action in zip(got["completion"], got["completion_length"], got["is_action"], strict=True):
+        assert length in (6, 19, 32)
+        n_turns.add(int(length))
+        np.testing.assert_array_equal(np.flatnonzero(is_action), [place for place in own if place < length])
+        for first in range(6, int(length) - 6, 13):
+            reply = tokenizer.decode(tokens[first : first + 7])
+            assert (reply[0], reply[-1]) == (" ", "\n")
+            assert set(reply[1:-1]) <= set("GY-")
+    assert len(n_turns) > 1

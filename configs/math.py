@@ -1,0 +1,44 @@
+"""MATH: problems of five levels and seven subjects, with formulas as answers.
+
+    bin/train --config=math.py:tiny           the built-in model on small problems made here; no download
+    bin/train --config=math.py                OLMo-2-1B on MATH, evaluated on MATH-500; needs a GPU and the Hub
+
+"""
+
+from rlvr_jax.train import config as c
+
+
+def get_config(arg: str | None = None) -> c.TrainConfig:
+    if arg not in (None, "tiny"):
+        raise c.ConfigError([f"math.py:{arg} is unknown; use math.py:tiny (built-in model) or math.py (OLMo-2-1B)"])
+    return tiny_config() if arg else olmo_config()
+
+
+def olmo_config() -> c.TrainConfig:
+    """The published controls of configs/_cbs.py at 64 x 8."""
+    return c.TrainConfig(
+        study="math",
+        n_updates=500,
+        task=c.TaskConfig(name="math"),
+        model=c.ModelConfig(name="olmo2-1b", uses_chat_template=True, compute_dtype="bfloat16", remat="full"),
+        warmstart=c.WarmstartConfig(enabled=False),
+        batch=c.BatchConfig(n_prompts=64, n_rollouts=8),
+        sampling=c.SamplingConfig(max_prompt_tokens=1024, max_new_tokens=2048, long_prompts="leave_out"),
+        algo=c.AlgoConfig(advantage="grpo", kl_coef=0.001, averaging="token"),
+        optimizer=c.OptimizerConfig(peak_lr=1e-6),
+        eval=c.EvalConfig(every_updates=25, n_problems=500, n_samples=4, k=(1, 4)),
+    )
+
+
+def tiny_config() -> c.TrainConfig:
+    """A two-layer transformer with characters as tokens; one kind of problem per level."""
+    return c.TrainConfig(
+        study="math_tiny",
+        n_updates=80,
+        task=c.TaskConfig(name="math", path="builtin:small", template="{problem}\n"),
+        warmstart=c.WarmstartConfig(n_updates=600, n_correct_updates=400, batch_size=128, peak_lr=4e-3),
+        batch=c.BatchConfig(n_prompts=32, n_rollouts=8),
+        sampling=c.SamplingConfig(max_new_tokens=22),
+        optimizer=c.OptimizerConfig(peak_lr=3e-4),
+        eval=c.EvalConfig(every_updates=20, n_problems=250, n_samples=4, k=(1, 4)),
+    )

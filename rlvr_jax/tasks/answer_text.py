@@ -1,0 +1,176 @@
+"""One spelling for answers that differ only in typesetting: \\dfrac12 and \\frac{1}{2}, 1{,}234 and 1,234."""
+
+import re
+from functools import lru_cache
+
+_CHARACTERS = str.maketrans(
+    {
+        "−": "-", "–": "-", "‑": "-", "×": r"\times ", "÷": "/", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "′": "'",
+        "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "≤": r"\le ", "≥": r"\ge ",
+        "≠": r"\ne ", "±": r"\pm ", "√": r"\sqrt ", "°": r"^\circ ", "²": "^2", "³": "^3", "½": r"\frac{1}{2}",
+        "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "θ": r"\theta ",
+        "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ", "∅": r"\emptyset ", "→": r"\to ", "，": ",", "：": ":",
+        "（": "(", "）": ")", "％": "%", "≈": r"\approx ", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "“": '"',
+        "”": '"', "’": "'", "ℝ": r"\mathbb{R}", "⟨": r"\langle ", "⟩": r"\rangle ", "≡": r"\equiv ",
+    }
+)  # fmt: skip
+_REPLACED = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\\\(?=(?:d|t|c)?frac|sqrt|text|left|right|boxed|pi\b|cdot|times|infty|cup|pm)", r"\\"),
+        (r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\s*\.?(?=\W|$)", ""),
+        (r"\\(?:displaystyle|textstyle|limits|nolimits|rm|bf|it|large|Large|,?ensuremath)(?![a-zA-Z])", ""),
+        (r"\\(?:d|t|c)frac(?![a-zA-Z])", r"\\frac"),
+        (r"\{\s*,\s*\}", ","),
+        (r"(?<=\d)(?:\\[,!; ]|,\\!|\{\\,\}|\\thinspace)\s*(?=\d{3}(?!\d))", ","),  # 12\,345
+        (r",\\[!,]\s*", ","),
+        (r"(?<!\\)\\(?:[!,:;> ]|quad|qquad|hspace\{[^{}]*\}|phantom\{[^{}]*\})", " "),
+        (r"~", " "),
+        (r"(?<!\\)\\[$()\[\]]|\$", ""),
+        (r"(?<![\d.,/^_])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d/])", r"\1\\frac{\2}{\3}"),  # a mixed number
+        (
+            r"\\(?:mbox|textbf|textrm|textnormal|textit|texttt|textsf|mathrm|mathit|mathsf|operatorname\*?|hbox)\s*\{",
+            r"\\text{",
+        ),
+        (r"\\(?:mathbf|boldsymbol|bold|vec|overrightarrow)\s*\{([a-zA-Z])\}", r"\1"),
+        (r"\\(?:mathbf|boldsymbol)\s*\{([^{}]*)\}", r"\1"),
+        (r"\\text\s*\{\s*(?:percent(?:age)?|\\?%)\s*\}|(?<![a-zA-Z\\])percent(?:age)?(?![a-zA-Z])|\\?%", r"\\%"),
+        (r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![a-zA-Z])", ""),
+        (r"\\text\s*\{\s*degrees?\s*\}|(?<=[\d }])degrees?\b", ""),
+        (r"\\(?:leq|leqslant)(?![a-zA-Z])|<=", r"\\le "),
+        (r"\\(?:geq|geqslant)(?![a-zA-Z])|>=", r"\\ge "),
+        (r"\\neq(?![a-zA-Z])|!=", r"\\ne "),
+        (r"\\lt(?![a-zA-Z])", "<"),
+        (r"\\gt(?![a-zA-Z])", ">"),
+        (r"\\lbrace(?![a-zA-Z])", r"\\{"),
+        (r"\\rbrace(?![a-zA-Z])", r"\\}"),
+        (r"\\(?:ldots|cdots|dots)(?![a-zA-Z])", "..."),
+        (r"\\(?:mathbb\s*\{?R\}?|Reals|R)(?![a-zA-Z])|\\text\s*\{\s*all real numbers\s*\}", r"\\mathbb{R}"),
+        (r"\\varnothing(?![a-zA-Z])", r"\\emptyset"),
+        (r"(?<![a-zA-Z\\])(?:infinity|infty|inf|oo)(?![a-zA-Z])", r"\\infty"),
+        (r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi"),
+        (r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"(?<![a-zA-Z\\])sqrt(?![a-zA-Z])", r"\\sqrt"),
+        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"\\sqrt\s*([a-zA-Z0-9])", r"\\sqrt{\1}"),
+        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+        (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
+        (r"\\frac\s*(\{[^{}]*\})\s*([a-zA-Z0-9])", r"\\frac\1{\2}"),
+        (r"\\frac\s*([a-zA-Z0-9])\s*([a-zA-Z0-9])", r"\\frac{\1}{\2}"),
+        (r"\\frac\s+", r"\\frac"),
+        (r"\*\*", "^"),
+        (r"\\(?:therefore|implies|Rightarrow|boxed)(?![a-zA-Z])", ""),
+        (r"\\langle(?![a-zA-Z])", "("),
+        (r"\\rangle(?![a-zA-Z])", ")"),
+        (r"^\s*\\\{\s*[a-z]\s*(?:\||:|\\mid)(.*)\\\}\s*$", r"\1"),  # {x | x > 1}
+        (r"(?<=\d)\s*(?:\\text\s*\{)?\s*thousand\b\s*\}?", r"\\times10^{3}"),
+        (r"(?<=\d)\s*(?:\\text\s*\{)?\s*million\b\s*\}?", r"\\times10^{6}"),
+        (r"(?<=\d)\s*(?:\\text\s*\{)?\s*billion\b\s*\}?", r"\\times10^{9}"),
+        (r"\\(?:approx|simeq|sim)(?![a-zA-Z])", r"\\approx "),
+        (r"\\begin\{(?:matrix|bmatrix|vmatrix|smallmatrix|array)\}(?:\{[lcr|]+\})?", r"\\begin{pmatrix}"),
+        (r"\\end\{(?:matrix|bmatrix|vmatrix|smallmatrix|array)\}", r"\\end{pmatrix}"),
+        (r"(?:\(|\\?\[)\s*(\\begin\{pmatrix\}.*?\\end\{pmatrix\})\s*(?:\)|\\?\])", r"\1"),
+        (r"(?:\\\\|\\cr)\s*(?=\\end\{pmatrix\})", ""),
+        (r"\\cr(?![a-zA-Z])", r"\\\\\\\\"),
+        (r"(?<![\d.])\.(?=\d)", "0."),
+    )
+)
+_SEPARATOR = re.compile(r",?\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z])(?:and|or)(?![a-z]))\s*|\s*;\s*")
+_WORDS_OF_NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+_NUMBER_WORDS = {word: str(number) for number, word in enumerate(_WORDS_OF_NUMBERS.split())}
+_TIME = re.compile(r"(\d{1,2}:\d\d)\s*(\\text\s*\{)?\s*([ap])\.?\s*m\b\.?\s*(?(2)\})", re.IGNORECASE)
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_LAST_UNIT = re.compile(r"\s*\\text\s*\{[^{}]*\}\s*(?:\^\s*\{?\s*\d\s*\}?)?$")
+_UNIT_WORDS = (
+    "cm|mm|km|m|ft|in|kg|g|mg|lb|lbs|oz|ml|l|s|h|hr|hrs|min|mph|kph|sec|rad|usd|eur|"
+    "inch|inches|foot|feet|mile|miles|meter|meters|metre|metres|yard|yards|gram|grams|kilogram|kilograms|liter|liters|litre|litres|"
+    "second|seconds|minute|minutes|hour|hours|day|days|week|weeks|month|months|year|years|"
+    "dollar|dollars|cent|cents|buck|bucks|pound|pounds|euro|euros|unit|units|square|cubic|sq|per|radian|radians|"
+    "people|person|student|students|way|ways|time|times|point|points|value|values|integer|integers|number|numbers|solution|solutions"
+)
+_UNITS = re.compile(rf"(?<=[\d)}}])\s*(?:(?:{_UNIT_WORDS})(?:\s*\^\s*\{{?\d\}}?)?(?:\s+|\s*/\s*|$))+$")
+_NUMBER_AND_WORDS = re.compile(r"(-?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?)((?:\s+[A-Za-z]+)+)\.?")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+
+
+@lru_cache(maxsize=20_000)
+def normal_text(text: str, *, keep_units: bool = False) -> str:
+    """The answer in one spelling, without spaces, currency, units and typesetting; "" if nothing is left."""
+    text = _TIME.sub(lambda found: f"{found[1]}{found[3].lower()}m", text.translate(_CHARACTERS))
+    for pattern, replacement in _REPLACED:
+        text = pattern.sub(replacement, text)
+    text = text.strip().strip('`"').strip()
+    text = _SEPARATOR.sub(", ", text)
+    text = re.sub(r"^(?:[a-zA-Z]\s*=?\s*)?\\approx\s*", "", text)
+    if not keep_units:
+        text = _without_units(text)
+    text = re.sub(r"\s*\\text\s*\{\s*\}", "", text)
+    text = _joined_thousands(text)
+    text = _TEXT.sub(lambda found: found[1].strip(), text)
+    text = re.sub(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])", r"\1 ", text)
+    text = re.sub(r"(?<=\d)\s+(?=\d{3}(?!\d))", "", text)  # 12 345
+    text = re.sub(r"(?<=\d)\s+(?=\d)", "\0", text)  # 4 2 is not 42
+    text = re.sub(r"(?<!\\)\s+", "", re.sub(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])", "\\1\0", text)).replace("\0", " ")
+    while text and text[-1] in ".,;:?":
+        text = text[:-1]
+    text = text.lstrip(",;:=")
+    while len(text) > 2 and text[0] == "{" and _closes_at_end(text):
+        text = text[1:-1]
+    if re.fullmatch(r"no(?:real)?solutions?|\\\{\\\}|\\emptyset", text, re.IGNORECASE):
+        return r"\emptyset"
+    return _NUMBER_WORDS.get(text.lower(), text)
+
+
+def _without_units(text: str) -> str:
+    if (found := _NUMBER_AND_WORDS.fullmatch(text)) and not re.search(r"\b(?:and|or|mod)\b", found[2]):
+        return found[1]
+    while (shorter := _LAST_UNIT.sub("", text).rstrip(" ,")) != text and re.search(r"[\d\\a-zA-Z]", shorter):
+        text = shorter
+    return _UNITS.sub("", text.rstrip(". "))
+
+
+def _joined_thousands(text: str) -> str:
+    """Without the commas of 1,234. In (100,200) and in 1,100,20 commas separate, in 1,000, 2,000 those with a space."""
+    if re.fullmatch(r"\s*0,\d+\s*", text):
+        return text.replace(",", ".")  # no thousands begin with 0: a decimal comma
+    if re.search(r"\d,\s", text):
+        return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
+    is_bracketed = any(bracket in text for bracket in "([") or r"\{" in text
+    if is_bracketed or re.search(r",(?!\d{3}(?!\d))", text):
+        return text
+    return _THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
+
+
+def _closes_at_end(text: str) -> bool:
+    depth = 0
+    for i, character in enumerate(text):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return i == len(text) - 1
+    return False
+
+
+def split_list(text: str) -> list[str]:
+    """The parts between the commas that stand outside all brackets."""
+    parts, depth, start = [], 0, 0
+    for i, character in enumerate(text):
+        if character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif character == "," and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    return [part for part in [*parts, text[start:]] if part]
+
+
+def listed(text: str) -> list[str]:
+    """The elements of a bare list 1,2 or a set \\{1,2\\} in normal spelling; both of a \\pm b; else the text alone."""
+    inside = re.fullmatch(r"\\\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\\\}", text)
+    parts = []
+    for part in split_list(inside[1] if inside else text):
+        if part.count(r"\pm") == 1:
+            parts += [re.sub(r"\\pm\s*", sign, part).removeprefix("+").replace("=+", "=") for sign in "+-"]
+        else:
+            parts.append(part)
+    return parts

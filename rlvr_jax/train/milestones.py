@@ -1,0 +1,45 @@
+"""What a run has come to at chosen updates: its rewards as means over the updates just before."""
+
+import math
+from collections.abc import Iterable
+
+from rlvr_jax.analysis.read_runs import Row
+
+WINDOW_UPDATES = 50  # one step's rewards are too noisy to compare
+
+
+def milestone_means(rows: Iterable[Row], *, update: int) -> dict[str, float]:
+    """Means of the rewards over the last WINDOW_UPDATES updates up to `update`.
+
+    milestone/reward, after weights and penalties, milestone/<name> of each reward and penalty before weights, and
+    milestone/n_updates, over how many. Rows without a value, or null for one, are left out of its mean.
+    """
+    columns: dict[str, list[float]] = {}
+    n_updates = 0
+    for row in rows:
+        if not update - WINDOW_UPDATES < row["update"] <= update:
+            continue
+        n_updates += 1
+        for name, value in row.items():
+            short = _short_name(name)
+            if short and value is not None and math.isfinite(value):
+                columns.setdefault(short, []).append(value)
+    means = {f"milestone/{name}": sum(values) / len(values) for name, values in columns.items()}
+    return means | {"milestone/n_updates": n_updates}
+
+
+def _short_name(name: str) -> str | None:
+    if name == "reward/mean":
+        return "reward"
+    parts = name.split("/")
+    return parts[1] if len(parts) == 3 and parts[0] == "rewards" and parts[2] == "mean" else None
+
+
+def milestone_text(means: dict[str, float], *, update: int) -> str:
+    """One line for people."""
+    shown = ", ".join(
+        f"{name.removeprefix('milestone/')} {value:.3f}"
+        for name, value in means.items()
+        if name != "milestone/n_updates"
+    )
+    return f"milestone {update}, mean of the last {means['milestone/n_updates']} updates: {shown}"

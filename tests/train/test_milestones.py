@@ -1,0 +1,35 @@
+import math
+
+import pytest
+
+from rlvr_jax.train.config import ConfigError
+from rlvr_jax.train.milestones import WINDOW_UPDATES, milestone_means, milestone_text
+from rlvr_jax.train.validate import validate
+
+
+def test_means_are_over_the_last_updates_and_leave_out_what_has_no_value():
+    rows = [
+        {"update": 100 - WINDOW_UPDATES, "reward/mean": 50.0, "rewards/win/mean": 1.0},  # just too early
+        {"update": 101 - WINDOW_UPDATES, "reward/mean": 1.0, "rewards/win/mean": 0.25, "rewards/win/std": 9.0},
+        {"update": 99, "reward/mean": None, "rewards/win/mean": math.nan, "rewards/win/weighted_mean": 9.0},
+        {"update": 100, "reward/mean": 2.0, "rewards/win/mean": 0.75, "loss/total": 9.0},
+        {"update": 101, "reward/mean": 50.0, "rewards/win/mean": 1.0},
+    ]
+    means = milestone_means(rows, update=100)
+    assert means == {"milestone/reward": 1.5, "milestone/win": 0.5, "milestone/n_updates": 3}
+    assert milestone_text(means, update=100) == "milestone 100, mean of the last 3 updates: reward 1.500, win 0.500"
+
+
+def test_a_milestone_of_no_rows_says_so():
+    assert milestone_means([], update=5) == {"milestone/n_updates": 0}
+    assert milestone_text({"milestone/n_updates": 0}, update=5).startswith("milestone 5, mean of the last 0 updates")
+
+
+@pytest.mark.parametrize(("milestones", "message"), [((3,), "n_updates=2"), ((0,), "count from 1"), ((1, 2), None)])
+def test_milestones_are_updates_of_the_run(tiny_config, milestones, message):
+    tiny_config.n_updates, tiny_config.eval.milestones = 2, milestones
+    if message is None:
+        validate(tiny_config)
+    else:
+        with pytest.raises(ConfigError, match=message):
+            validate(tiny_config)
