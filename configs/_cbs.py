@@ -1,9 +1,9 @@
 """What the critical-batch-size studies share, at two sizes: OLMo-2-1B, and the built-in model on sums (tiny).
 
 OLMo-2-1B trains on OpenMathInstruct-2's GSM8K part, every question once, and is evaluated on GSM8K's test set; test
-questions among the others are left out. Controls of the published protocol: learning rate 1e-6, KL 0.001, one epoch per collection, prompts up to 1024 and
-responses up to 2048 tokens, temperature 1, the same initial checkpoint and data seed at every point. An update takes
-at most MINI_BATCH rollouts; a larger collection is taken in several updates.
+questions among the others are left out. Controls of the published protocol: learning rate 1e-6, KL 0.001, one epoch per
+collection, prompts up to 1024 and responses up to 2048 tokens, temperature 1, the same initial checkpoint and data seed
+at every point. An update takes at most MINI_BATCH rollouts; a larger collection is taken in several updates.
 """
 
 from rlvr_jax.train import config as c

@@ -1,14 +1,16 @@
 """Sums with a learning journal's settings: few problems, a KL penalty, group sizes, mixtures, curricula.
 
-    bin/train --config=arithmetic.py:tiny            the built-in model
-    bin/train --config=arithmetic.py:tiny_VARIANT    another setting, see VARIANTS
-    bin/train --config=arithmetic.py:tiny_claims     what the journal found, tried again: docs/arithmetic_journal.md
-    bin/train --config=arithmetic.py:VARIANT         Qwen2.5-0.5B; needs a GPU and the Hub
+bin/train --config=arithmetic.py:tiny            the built-in model
+bin/train --config=arithmetic.py:tiny_VARIANT    another setting, see VARIANTS
+bin/train --config=arithmetic.py:tiny_claims     what the journal found, tried again: docs/arithmetic_journal.md
+bin/train --config=arithmetic.py:VARIANT         Qwen2.5-0.5B; needs a GPU and the Hub
 """
 
 from rlvr_jax.train import config as c
 
-KINDS = ("arithmetic", "counting", "comparison")  # mixed 50/25/25
+KINDS = ("arithmetic", "counting", "comparison")
+HALF_SUMS = (0.5, 0.25, 0.25)
+KINDS_500 = ("arithmetic n_problems=250", "counting n_problems=125 operand_max=10", "comparison n_problems=125")
 DR_GRPO = {"algo.advantage": "centred", "algo.averaging": "constant_length"}
 
 VARIANTS = {  # what each changes: numbers 0-20, 500 problems, GRPO, beta 0.1, 16 rollouts of each prompt
@@ -25,7 +27,7 @@ VARIANTS = {  # what each changes: numbers 0-20, 500 problems, GRPO, beta 0.1, 1
     "temperature_07": {"sampling.temperature": 0.7},
     "temperature_1": {"sampling.temperature": 1.0},
     "partial_credit": {"task.rewards": ("partial",)},
-    "mixed": {"task.name": "mixture", "task.mixture": KINDS, "task.mixture_weights": (0.5, 0.25, 0.25)},
+    "mixed": {"task.name": "mixture", "task.mixture": KINDS_500, "task.mixture_weights": HALF_SUMS},
     "difficulties": {
         "task.name": "mixture",
         "task.n_problems": 0,
@@ -35,7 +37,7 @@ VARIANTS = {  # what each changes: numbers 0-20, 500 problems, GRPO, beta 0.1, 1
     "mixed_curriculum": {
         "task.name": "mixture",
         "task.mixture": KINDS,
-        "task.mixture_weights": (0.5, 0.25, 0.25),
+        "task.mixture_weights": HALF_SUMS,
         "task.stages": ("operand_max=5", "operand_max=10", "operand_max=20"),
     },
     "threshold": {"algo.select": "threshold", "algo.select_threshold": 0.5},
@@ -55,8 +57,7 @@ def get_config(arg: str | None = None) -> c.TrainConfig:
 
 def sweep(arg: str | None = None) -> list[dict]:
     """Of "claims" one point per variant that a claim needs, and per seed; the first seed of each comes first."""
-    size, variant = _read(arg)
-    if variant != "claims":
+    if _read(arg)[1] != "claims":
         return [{}]
     config = get_config(arg)
     return [
@@ -68,8 +69,8 @@ def sweep(arg: str | None = None) -> list[dict]:
 
 def _read(arg: str | None) -> tuple[str, str]:
     """("tiny_" or "", the variant). Raises ConfigError at an unknown one."""
-    size = "tiny_" if arg is not None and arg.split("_")[0] == "tiny" else ""
-    variant = (arg or "").removeprefix("tiny").removeprefix("_") or "base"
+    first, _, rest = (arg or "").partition("_")
+    size, variant = ("tiny_", rest or "base") if first == "tiny" else ("", arg or "base")
     if variant not in (*VARIANTS, "claims"):
         raise c.ConfigError(
             [f"arithmetic.py:{arg} is unknown; use tiny or tiny_VARIANT with one of {', '.join(VARIANTS)}, claims"]
@@ -89,15 +90,15 @@ def _changes(config: c.TrainConfig, variant: str) -> dict:
 
 def _tiny() -> c.TrainConfig:
     return c.TrainConfig(
-        n_updates=150,
-        task=c.TaskConfig(name="arithmetic", operators="+-", operand_max=20, n_problems=500),
+        n_updates=100,
+        task=c.TaskConfig(name="arithmetic", operators="+", operand_max=20),
         model=c.ModelConfig(width=48, mlp_width=128),
         warmstart=c.WarmstartConfig(n_updates=600, n_correct_updates=450, batch_size=128, peak_lr=8e-3),
         batch=c.BatchConfig(n_prompts=8, n_rollouts=16),
         sampling=c.SamplingConfig(max_new_tokens=5, bucket_tokens=32),
         algo=c.AlgoConfig(advantage="grpo", averaging="sequence", kl_coef=0.1),
         optimizer=c.OptimizerConfig(peak_lr=1e-3, warmup_updates=5, schedule="linear"),
-        eval=c.EvalConfig(every_updates=50, n_problems=64, n_samples=8),
+        eval=c.EvalConfig(every_updates=50, n_problems=0, n_samples=8),
         checkpoint=c.CheckpointConfig(every_updates=0, keep_best=0),
     )
 
@@ -112,5 +113,5 @@ def _journal() -> c.TrainConfig:
         sampling=c.SamplingConfig(temperature=0.8, max_new_tokens=32),
         algo=c.AlgoConfig(advantage="grpo", averaging="sequence", kl_coef=0.1),
         optimizer=c.OptimizerConfig(peak_lr=1e-6, warmup_updates=10, schedule="linear"),
-        eval=c.EvalConfig(every_updates=25, n_problems=64, n_samples=8),
+        eval=c.EvalConfig(every_updates=25, n_problems=0, n_samples=8),
     )

@@ -31,12 +31,13 @@ def olmo_config() -> c.TrainConfig:
 
 
 def tiny_config() -> c.TrainConfig:
-    """Two-layer transformer, characters as tokens, one or two steps of arithmetic."""
+    """A two-layer transformer with characters as tokens; one or two steps of arithmetic."""
     return c.TrainConfig(
         study="gsm8k_tiny",
         n_updates=80,
         task=c.TaskConfig(name="gsm8k", path="builtin:small", template="{question}\n"),
-        warmstart=c.WarmstartConfig(n_updates=600, n_correct_updates=400, batch_size=128, peak_lr=4e-3),
+        model=c.ModelConfig(width=64, mlp_width=192),
+        warmstart=c.WarmstartConfig(n_updates=800, n_correct_updates=600, batch_size=64, peak_lr=6e-3, p_correct=0.6),
         batch=c.BatchConfig(n_prompts=32, n_rollouts=8),
         sampling=c.SamplingConfig(max_new_tokens=24),
         optimizer=c.OptimizerConfig(peak_lr=3e-4),

@@ -12,9 +12,7 @@ import jax.numpy as jnp
 SELECTIONS = ("all", "threshold", "best_of_n")
 
 
-def selected_rollouts(
-    reward_PR: jax.Array, is_kept_PR: jax.Array, *, kind: str, threshold: float, n: int
-) -> jax.Array:
+def selected_rollouts(reward_PR: jax.Array, is_kept_PR: jax.Array, *, kind: str, threshold: float, n: int) -> jax.Array:
     """True at the rollouts that are trained on.
 
         all         every rollout that is kept

@@ -145,4 +145,7 @@ def _of_categories(problems: list[RowProblem], wanted: dict[str, list[str]], whe
                 raise ValueError(f"task.{setting}: no problem of {where} is of {name!r}; there are {shown}")
     for names in filter(None, wanted.values()):
         problems = [problem for problem in problems if set(names) & set(problem.categories)]
+    if not problems and any(wanted.values()):
+        chosen = " and ".join(f"task.{setting} {', '.join(names)}" for setting, names in wanted.items() if names)
+        raise ValueError(f"no problem of {where} is of {chosen} at once; choose more of either")
     return problems

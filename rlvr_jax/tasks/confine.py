@@ -9,17 +9,40 @@ import platform
 import resource
 import struct
 
-# x86-64 numbers, from the kernel's arch/x86/entry/syscalls/syscall_64.tbl
+# numbers of x86-64, as in the kernel's arch/x86/entry/syscalls/syscall_64.tbl
 _DENIED = {
-    "new processes": (57, 58, 59, 322),  # fork, vfork, execve, execveat
-    "network": (41, 42, 43, 44, 46, 49, 50, 53, 288, 307),  # socket ... connect, accept, send, bind, listen, pairs
-    "other processes": (62, 101, 129, 141, 142, 144, 160, 200, 203, 234, 251, 297, 302, 310, 311, 314, 424, 434, 438),
-    "changes to files": (76, 77, 82, 83, 84, 85, 86, 87, 88, 90, 91, 92, 93, 94, 132, 133, 188, 189, 190, 197, 198, 199)
-    + (235, 257 + 1, 259, 260, 261, 263, 264, 265, 266, 268, 280, 285, 316, 452, 463, 466),
-    "the system": (134, 153, 155, 156, 161, 163, 164, 165, 166, 167, 168, 169, 170, 171, 175, 176, 227, 246, 272, 305)
-    + (308, 313, 320, 428, 429, 430, 431, 432, 442),
-    "other ways to the same": (29, 64, 68, 206, 248, 249, 250, 298, 303, 304, 319, 321, 323, 425, 426, 427, 447),
-}
+    # new processes
+    "fork": 57, "vfork": 58, "execve": 59, "execveat": 322,
+    # network
+    "socket": 41, "socketpair": 53, "connect": 42, "accept": 43, "accept4": 288, "bind": 49, "listen": 50,
+    "sendto": 44, "sendmsg": 46, "sendmmsg": 307,
+    # other processes
+    "kill": 62, "tkill": 200, "tgkill": 234, "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297,
+    "prctl": 157, "pidfd_open": 434,
+    "pidfd_send_signal": 424, "pidfd_getfd": 438, "process_madvise": 440, "process_mrelease": 448, "ptrace": 101,
+    "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312, "move_pages": 279, "migrate_pages": 256,
+    "prlimit64": 302, "setrlimit": 160, "setpriority": 141, "ioprio_set": 251, "sched_setaffinity": 203,
+    "sched_setscheduler": 144, "sched_setparam": 142, "sched_setattr": 314, "setpgid": 109, "setsid": 112,
+    # changes to files
+    "creat": 85, "truncate": 76, "ftruncate": 77, "fallocate": 285, "rename": 82, "renameat": 264, "renameat2": 316,
+    "mkdir": 83, "mkdirat": 258, "rmdir": 84, "link": 86, "linkat": 265, "unlink": 87, "unlinkat": 263, "symlink": 88,
+    "symlinkat": 266, "mknod": 133, "mknodat": 259, "chmod": 90, "fchmod": 91, "fchmodat": 268, "fchmodat2": 452,
+    "chown": 92, "fchown": 93, "lchown": 94, "fchownat": 260, "utime": 132, "utimes": 235, "futimesat": 261,
+    "utimensat": 280, "setxattr": 188, "lsetxattr": 189, "fsetxattr": 190, "removexattr": 197, "lremovexattr": 198,
+    "fremovexattr": 199, "setxattrat": 463, "removexattrat": 466,
+    # the machine
+    "mount": 165, "umount2": 166, "pivot_root": 155, "chroot": 161, "swapon": 167, "swapoff": 168, "reboot": 169,
+    "sethostname": 170, "setdomainname": 171, "settimeofday": 164, "clock_settime": 227, "adjtimex": 159,
+    "clock_adjtime": 305, "acct": 163, "quotactl": 179, "init_module": 175, "finit_module": 313, "delete_module": 176,
+    "kexec_load": 246, "kexec_file_load": 320, "iopl": 172, "ioperm": 173, "syslog": 103, "unshare": 272,
+    "setns": 308, "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433,
+    "mount_setattr": 442,
+    # ways around
+    "io_setup": 206, "io_submit": 209, "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
+    "bpf": 321, "perf_event_open": 298, "userfaultfd": 323, "memfd_create": 319, "memfd_secret": 447, "keyctl": 250,
+    "add_key": 248, "request_key": 249, "shmget": 29, "msgget": 68, "semget": 64, "mq_open": 240, "mq_unlink": 241,
+    "open_by_handle_at": 304, "name_to_handle_at": 303, "fanotify_init": 300, "lookup_dcookie": 212,
+}  # fmt: skip
 _OPEN, _OPENAT, _OPENAT2, _CLONE, _CLONE3 = 2, 257, 437, 56, 435
 _WRITES = 0o3 | 0o100 | 0o1000 | 0o20000000  # of open's flags: not read-only, create, truncate, temporary file
 _CLONE_THREAD = 0x10000
@@ -27,7 +50,7 @@ _ARCH_X86_64, _X32_BIT = 0xC000003E, 0x40000000
 _ALLOW, _EPERM, _ENOSYS, _KILL = 0x7FFF0000, 0x00050000 | 1, 0x00050000 | 38, 0x80000000
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _NUMBER, _ARCH, _ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data; arguments take 8 bytes each
-_SET_DUMPABLE, _SET_SECCOMP, _SET_NO_NEW_PRIVS, _FILTER = 4, 22, 38, 2
+_SET_DEATH_SIGNAL, _SIGKILL, _SET_DUMPABLE, _SET_SECCOMP, _SET_NO_NEW_PRIVS, _FILTER = 1, 9, 4, 22, 38, 2
 _CAPSET, _CAPABILITY_VERSION = 126, 0x20080522
 
 
@@ -57,6 +80,7 @@ def confine(*, cpu_s: int, memory_bytes: int) -> None:
         if result != 0:
             raise OSError(ctypes.get_errno(), f"{what} is refused")
 
+    must(libc.prctl(_SET_DEATH_SIGNAL, _SIGKILL, 0, 0, 0), "ending with the trainer")
     must(libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0), "hiding its memory")
     header, no_capabilities = struct.pack("=Ii", _CAPABILITY_VERSION, 0), bytes(24)
     must(libc.syscall(_CAPSET, header, no_capabilities), "giving up capabilities")  # root's, where it is root
@@ -77,7 +101,7 @@ def _program() -> list[tuple[int, int, int, int]]:
         (_JUMP_AT_LEAST, 0, 1, _X32_BIT),  # the same calls by other numbers
         (_RETURN, 0, 0, _EPERM),
     ]
-    for number in sorted({number for numbers in _DENIED.values() for number in numbers}):
+    for number in _DENIED.values():
         program += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _EPERM)]
     for number in (_OPENAT2, _CLONE3):  # their flags lie in memory, where a filter cannot look: callers fall back
         program += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ENOSYS)]

@@ -5,7 +5,6 @@ import glob
 import gzip
 import hashlib
 import json
-import logging
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_jax.tasks.hub import HUB_PREFIX, hub_files, is_hub_path
-
-log = logging.getLogger(__name__)
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 N_BROKEN_SHOWN = 3  # of the rows that cannot be used; one fault often breaks them all
@@ -56,8 +53,7 @@ def read_data_files(
         columns: fields to keep, where a row has them; None for all.
         kept: only these rows.
     """
-    found = find_data_files(path)
-    return tuple(_read(shown, local, columns, kept) for shown, local in found)
+    return tuple(_read(shown, local, columns, kept) for shown, local in find_data_files(path))
 
 
 def _read(path: str, local: Path, columns: frozenset[str] | None, kept: Kept | None) -> DataFile:
@@ -72,7 +68,7 @@ def _read(path: str, local: Path, columns: frozenset[str] | None, kept: Kept | N
             n_rows += 1
             if isinstance(row, str):
                 faults.append((number, row))
-            elif kept is None or row.get(kept.field, None) in (None, *kept.values):
+            elif kept is None or row.get(kept.field) in (None, *kept.values):
                 rows.append((number, row if columns is None else {k: v for k, v in row.items() if k in columns}))
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} is not a whole gzip file ({error}); download or compress it again") from error
@@ -213,7 +209,7 @@ def _json_name(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def unusable_rows(path: str, unit: str, faults: list[Fault], *, what: str = "cannot be used") -> str:
+def rows_message(path: str, unit: str, faults: list[Fault], *, what: str = "cannot be used") -> str:
     """The message of rows (number, what is wrong with it); it shows the first few and says how many there are."""
     count = f"{len(faults)} {unit}s" if len(faults) > 1 else f"1 {unit}"
     shown = "".join(f"\n  {unit} {number}: {fault}" for number, fault in faults[:N_BROKEN_SHOWN])

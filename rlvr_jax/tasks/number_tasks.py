@@ -16,9 +16,10 @@ from rlvr_jax.tasks.rewards import RewardSettings
 
 MOST_WORDS = 30  # in a prompt of "counting"
 TEXTS_PER_COUNT = 60  # and a word of its own each for the count of 1
-_WORDS = """ant axe bag bear bell bird boat book bus cat coin cow cup dog door duck egg eye fan farm fish flag fox
+_WORD_LIST = """ant axe bag bear bell bird boat book bus cat coin cow cup dog door duck egg eye fan farm fish flag fox
     frog gate goat hat hill jam key kite lamp leaf lion map milk moon mug nest net nut oak owl park pen pig pond rain
-    ring road rose salt sand ship shoe snow sock star sun tent tree van wave wolf""".split()
+    ring road rose salt sand ship shoe snow sock star sun tent tree van wave wolf"""
+_WORDS = _WORD_LIST.split()
 _YES_OR_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from rlvr_jax.tasks.code_reward import CodeReward, CodeSettings
 from rlvr_jax.tasks.judge import Judge, JudgeSettings
 from rlvr_jax.tasks.problem import Answers, Grades, Problem
 from rlvr_jax.tasks.reward_pool import RewardCall, RewardPool, check_function_name
@@ -26,6 +27,7 @@ class RewardSettings:
     limit_s: float  # of one call of a function
     n_processes: int  # that call the functions
     judge: JudgeSettings | None = None  # of "judge"
+    code: CodeSettings | None = None  # of "code"
 
 
 class Rewards:
@@ -49,6 +51,7 @@ class Rewards:
         self._own = [reward for reward in rewards if reward in own]
         self._functions = [reward for reward in rewards if reward not in (*own, *SERVICES)]
         self._function_names = [self._names[reward] for reward in self._functions]
+        self._code = CodeReward(settings.code) if "code" in rewards else None
         self._judge = Judge(settings.judge) if "judge" in rewards else None
         self._pool = None
         if self._functions:
@@ -80,9 +83,10 @@ class Rewards:
         for name in self._own:
             named[name][:] = own[name]
         failures = self._call_functions(problems, completion_texts, named)
-        if self._judge:
-            named["judge"], whys = self._judge.grade(problems, completion_texts)
-            failures = [[*messages, *filter(None, [why])] for messages, why in zip(failures, whys, strict=True)]
+        for name, service in (("judge", self._judge), ("code", self._code)):
+            if service:
+                named[name], whys = service.grade(problems, completion_texts)
+                failures = [[*messages, *filter(None, [why])] for messages, why in zip(failures, whys, strict=True)]
         # in float64: three rewards weighted 0.7, 0.2 and 0.1 reach 1 only after rounding to float32
         sum_PR = sum(weight * named[name] for name, weight in self.weights.items())
         is_too_large_P = (np.abs(sum_PR) > LARGEST_SCORE).any(axis=1)  # false for NaN: those failed before

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlvr_jax.tasks.data_files import DataFile, unusable_rows
+from rlvr_jax.tasks.data_files import DataFile, Fault, rows_message
 from rlvr_jax.tasks.heldout import HELDOUT_ONE_IN, fair_order, is_heldout
 from rlvr_jax.tasks.problem import RowProblem
 
@@ -90,9 +90,9 @@ def _usable(files: Sequence[DataFile], problem_of: ProblemOf, policy: RowPolicy)
             except ValueError as error:
                 faults.append((number, str(error)))
         if faults and policy.bad_rows == "stop":
-            errors.append(unusable_rows(file.path, file.unit, sorted(faults)))
+            errors.append(rows_message(file.path, file.unit, sorted(faults)))
         elif faults:
-            log.warning("%s", unusable_rows(file.path, file.unit, sorted(faults), what="left out"))
+            log.warning("%s", rows_message(file.path, file.unit, sorted(faults), what="left out"))
     if errors:
         raise ValueError("\n".join([*errors, "correct them, or leave them out with task.bad_rows='skip'"]))
     if not found:
@@ -105,13 +105,11 @@ def _without_repeats(found: list[_Placed], policy: RowPolicy) -> list[_Placed]:
     first_of: dict[str, _Placed] = {}
     for placed in found:
         first_of.setdefault(placed.problem.content, placed)
-    repeats = [placed for placed in found if first_of[placed.problem.content] is not placed]
+    firsts = [(placed, first_of[placed.problem.content]) for placed in found]
+    repeats = [(placed, _repeated(placed, first)) for placed, first in firsts if placed is not first]
     if not repeats:
         return found
-    message = "\n".join(
-        unusable_rows(file.path, file.unit, [(placed.number, why) for placed, why in faults], what=what)
-        for file, faults, what in _of_each_file(repeats, first_of)
-    )
+    message = _listed(repeats, what="with the prompt of an earlier one")
     if policy.repeated_prompts == "stop":
         raise ValueError(f"{message}\nremove them, or set task.repeated_prompts='skip' or 'keep'")
     if policy.repeated_prompts == "keep":
@@ -121,16 +119,10 @@ def _without_repeats(found: list[_Placed], policy: RowPolicy) -> list[_Placed]:
     return list(first_of.values())
 
 
-def _of_each_file(
-    repeats: list[_Placed], first_of: dict[str, _Placed]
-) -> list[tuple[DataFile, list[tuple[_Placed, str]], str]]:
-    by_file: dict[int, tuple[DataFile, list[tuple[_Placed, str]]]] = {}
-    for placed in repeats:
-        first = first_of[placed.problem.content]
-        where = f"{first.file.unit} {first.number}" + ("" if first.file is placed.file else f" of {first.file.path}")
-        answer = "" if same_text(first.problem.answer) == same_text(placed.problem.answer) else ", with another answer"
-        by_file.setdefault(id(placed.file), (placed.file, []))[1].append((placed, f"as {where}{answer}"))
-    return [(file, faults, "with the prompt of an earlier one") for file, faults in by_file.values()]
+def _repeated(placed: _Placed, first: _Placed) -> str:
+    file = "" if first.file is placed.file else f" of {first.file.path}"
+    is_same = same_text(first.problem.answer) == same_text(placed.problem.answer)
+    return f"as {first.file.unit} {first.number}{file}{'' if is_same else ', with another answer'}"
 
 
 def _without_heldout(train: list[_Placed], heldout: list[_Placed], policy: RowPolicy) -> list[_Placed]:
@@ -144,19 +136,21 @@ def _without_heldout(train: list[_Placed], heldout: list[_Placed], policy: RowPo
             f"every prompt of {_names([placed.file for placed in train])} is also in task.heldout_path; "
             "name a file with other problems"
         )
-    by_file: dict[int, tuple[DataFile, list[tuple[int, str]]]] = {}
-    for placed in train:
-        if held := heldout_of.get(placed.problem.content):
-            faults = by_file.setdefault(id(placed.file), (placed.file, []))[1]
-            faults.append((placed.number, f"as {held.file.unit} {held.number} of {held.file.path}"))
-    message = "\n".join(
-        unusable_rows(file.path, file.unit, faults, what="with a prompt that is held out")
-        for file, faults in by_file.values()
-    )
+    both = [(placed, heldout_of.get(placed.problem.content)) for placed in train]
+    held_out = [(placed, f"as {held.file.unit} {held.number} of {held.file.path}") for placed, held in both if held]
+    message = _listed(held_out, what="with a prompt that is held out")
     if policy.overlap == "stop":
         raise ValueError(f"{message}\nremove them, or leave them out of training with task.overlap='skip'")
     log.warning("%s\n%d of %d problems are not trained on", message, len(train) - len(kept), len(train))
     return kept
+
+
+def _listed(rows: list[tuple[_Placed, str]], *, what: str) -> str:
+    """The message of rows with something to say of each, file by file."""
+    by_file: dict[int, tuple[DataFile, list[Fault]]] = {}
+    for placed, why in rows:
+        by_file.setdefault(id(placed.file), (placed.file, []))[1].append((placed.number, why))
+    return "\n".join(rows_message(file.path, file.unit, faults, what=what) for file, faults in by_file.values())
 
 
 def _names(files: Sequence[DataFile]) -> str:

@@ -178,8 +178,8 @@ def _same_words(answer: str, gold: str) -> bool | None:
 
 
 def _cannot_be_a_number(text: str) -> bool:
-    """An inequality, or an expression in variables that nothing binds."""
-    if re.search(r"[<>]|\\[lg]e(?![a-z])", text):
+    """An inequality, two numbers side by side, or an expression in variables that nothing binds."""
+    if re.search(r"[<>]|\\[lg]e(?![a-z])|\d \d", text):
         return True
     if re.search(r"=|\\(?:lim|sum|int|prod|text)|\d[A-Za-z]$", text):
         return False
@@ -221,13 +221,13 @@ def canonical_answer(text: str) -> str:
         normal = normal[name.end() :] or normal
     if number := plain_number(normal):
         return str(number.value)
+    if choice := _CHOICE.fullmatch(normal):
+        return choice[1]
     if (brackets := _IN_BRACKETS.fullmatch(normal)) and _is_flat(brackets[2]):
         inside = [_canonical_part(part) for part in split_list(brackets[2])]
         return brackets[1] + ",".join(sorted(inside) if brackets[1] == r"\{" else inside) + brackets[3]
     if len(parts := split_list(normal)) > 1:
         return ",".join(sorted(_canonical_part(part) for part in parts))
-    if choice := _CHOICE.fullmatch(normal):
-        return choice[1]
     return normal.casefold() if re.fullmatch(r"[A-Za-z'.-]{3,}", normal) else normal
 
 

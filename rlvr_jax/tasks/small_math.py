@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-_N_OF_A_KIND = 1_200
-_STRIDE = 457  # coprime to that: neighbouring rows differ in every number
+_N_OF_A_KIND = 600
+_STRIDE = 229  # coprime to that: neighbouring rows differ in every number
 N_SMALL_MATH = 5 * _N_OF_A_KIND  # different problems; from then on they repeat
 
 
@@ -66,11 +66,12 @@ def _grid(*ranges: range) -> tuple[tuple[int, ...], ...]:
     return tuple(itertools.product(*ranges))
 
 
-_REDUCIBLE = tuple((a, b) for b in range(2, 101) for a in range(1, b) if math.gcd(a, b) > 1 and b % a)[:_N_OF_A_KIND]
+_LEAST_TERMS = tuple((a, b) for b in range(2, 14) for a in range(1, b) if math.gcd(a, b) == 1)
+_REDUCIBLE = tuple((a * factor, b * factor) for factor in range(2, 13) for a, b in _LEAST_TERMS)
 _KINDS = (
-    _Kind(1, "Number Theory", _remainder, _grid(range(10, 130), range(3, 13))),
+    _Kind(1, "Number Theory", _remainder, _grid(range(10, 110), range(2, 8))),
     _Kind(2, "Prealgebra", _reduced, _REDUCIBLE),
-    _Kind(3, "Algebra", _linear, _grid(range(2, 12), range(1, 11), range(2, 14))),
-    _Kind(4, "Counting & Probability", _pairs, _grid(range(4, 14), range(1, 121))),
-    _Kind(5, "Intermediate Algebra", _interval, _grid(range(1, 41), range(1, 31))),
+    _Kind(3, "Algebra", _linear, _grid(range(2, 10), range(1, 10), range(2, 11))),
+    _Kind(4, "Counting & Probability", _pairs, _grid(range(4, 10), range(1, 101))),
+    _Kind(5, "Intermediate Algebra", _interval, _grid(range(1, 31), range(1, 21))),
 )

@@ -1,12 +1,14 @@
 """From the settings of a task to the task."""
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 from rlvr_jax.tasks.answer_checker import AnswerChecker
 from rlvr_jax.tasks.answer_task import AnswerTask
 from rlvr_jax.tasks.arithmetic import DigitArithmetic, SentenceArithmetic
+from rlvr_jax.tasks.code_reward import CodeSettings
 from rlvr_jax.tasks.jsonl import JsonlTask
 from rlvr_jax.tasks.listed_task import ONLY_CORRECT, ListedTask
 from rlvr_jax.tasks.mixture import Component, Mixture
@@ -111,6 +113,7 @@ def reward_settings(config: TaskConfig) -> RewardSettings:
         limit_s=config.reward_limit_s,
         n_processes=config.reward_workers,
         judge=judge_settings(config.judge),
+        code=CodeSettings(**dataclasses.asdict(config.code)),
     )
 
 

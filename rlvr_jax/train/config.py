@@ -74,6 +74,19 @@ class JudgeConfig:
 
 
 @dataclasses.dataclass
+class CodeConfig:
+    """The reward "code": a completion's Python functions are run against tests of its row."""
+
+    enabled: bool = False  # true: I know that this runs what a model writes, contained but not safe against attacks
+    tests_field: str = "tests"  # of a row: asserts as one text or a list, or {"fn_name", "inputs", "outputs"}
+    scoring: str = "share"  # of the tests that pass; or "all": 1 where all pass, else 0
+    limit_s: float = 10.0  # for a completion with all its tests; those that were not reached have failed
+    cpu_s: int = 5  # likewise, of computing
+    memory_mib: int = 512  # likewise
+    n_processes: int = 2  # completions that are run at a time
+
+
+@dataclasses.dataclass
 class TaskConfig:
     """Which problems."""
 
@@ -115,6 +128,7 @@ class TaskConfig:
     reward_limit_s: float = 60.0  # of one call; a reward that takes longer is stopped and its group left out
     reward_workers: int = 1  # processes that call the rewards
     judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
+    code: CodeConfig = dataclasses.field(default_factory=CodeConfig)
 
 
 @dataclasses.dataclass

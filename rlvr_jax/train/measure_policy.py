@@ -18,7 +18,14 @@ from rlvr_jax.train.learner import RewardError
 from rlvr_jax.train.log import write_json
 from rlvr_jax.train.noise_chunk import Chunk, ChunkMeasurement
 from rlvr_jax.train.noise_folder import Arrays, NoiseFolder, Settings, load_settings
-from rlvr_jax.train.noise_options import Options, check_options, chunk_prompts, no_metric_text, problem_order
+from rlvr_jax.train.noise_options import (
+    Options,
+    check_options,
+    chunk_prompts,
+    n_problems_drawn_from,
+    no_metric_text,
+    problem_order,
+)
 from rlvr_jax.train.noise_pass import has_other_terms
 from rlvr_jax.train.noise_summary import Json, Measured, noise_summary
 from rlvr_jax.train.params_hash import params_hash
@@ -94,7 +101,7 @@ def measure_policy(
             policy=policy.words,
             n_prompts=options.n_prompts,
             n_rollouts=options.n_rollouts,
-            n_problems=parts.task.n_train,
+            n_problems=n_problems_drawn_from(parts),
             has_other_terms=has_other_terms(config.algo),
             costs=None if options.cost_per_rollout is None else (options.cost_per_prompt, options.cost_per_rollout),
         )

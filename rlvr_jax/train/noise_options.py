@@ -31,7 +31,9 @@ class Options:
 
 def check_options(options: Options, config: TrainConfig, parts: Parts) -> None:
     """Raises ConfigError with every option that cannot work, its value and the fix."""
-    n_shards, n_train, problems = parts.plan.n_shards, len(_whole_order(config, options, parts)), []
+    n_shards, n_train, problems = parts.plan.n_shards, parts.task.n_train, []
+    if schedule_of(parts.task) and options.seed >= 0:  # a negative one is refused below
+        n_train = len(_whole_order(config, options, parts))
     if options.n_prompts < 1:
         problems.append(f"--n_prompts={options.n_prompts} must be at least 1")
     if options.n_prompts > n_train:
@@ -100,6 +102,12 @@ def _whole_order(config: TrainConfig, options: Options, parts: Parts) -> np.ndar
     if schedule:
         return different_problems(parts.task.n_train, seed=int(rng.integers(2**32)), schedule=schedule)
     return rng.permutation(parts.task.n_train)
+
+
+def n_problems_drawn_from(parts: Parts) -> int:
+    """How many different training problems there are, of a task with stages in its last one."""
+    schedule = schedule_of(parts.task)
+    return len(np.unique(np.concatenate(schedule[-1].pools))) if schedule else parts.task.n_train
 
 
 def _where(parts: Parts) -> str:

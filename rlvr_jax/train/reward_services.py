@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from rlvr_jax.tasks.code_reward import CodeSettings, code_problems
 from rlvr_jax.tasks.judge import JudgeSettings, judge_problems
 from rlvr_jax.tasks.rewards import SERVICES
 from rlvr_jax.train.cache_folder import cache_folder
@@ -25,4 +26,11 @@ def service_problems(task: TaskConfig) -> list[str]:
             )
     if "judge" in task.rewards:
         problems += judge_problems(JudgeSettings(**dataclasses.asdict(task.judge)))
+    if "code" in task.rewards:
+        problems += code_problems(CodeSettings(**dataclasses.asdict(task.code)))
+        if task.name != "jsonl":
+            problems.append(
+                f"the reward 'code' in task.rewards needs rows with tests, which task {task.name!r} has not; use "
+                "task.name='jsonl'"
+            )
     return problems

@@ -87,7 +87,7 @@ _AT_LEAST = {
         warmstart.n_correct_updates algo.dual_clip algo.entropy_coef algo.importance_cap algo.truncated_penalty
         algo.overlong_buffer_tokens algo.overlong_penalty task.n_problems sampling.max_turn_tokens
         model.logprob_chunk_mib placement.memory_gib lora.peak_lr""",
-    1: """task.judge.concurrency task.judge.max_tokens
+    1: """task.code.cpu_s task.code.memory_mib task.code.n_processes task.judge.concurrency task.judge.max_tokens
         n_updates model.width model.n_layers model.n_heads model.n_kv_heads model.mlp_width
         warmstart.n_updates warmstart.batch_size batch.n_prompts batch.n_rollouts batch.epochs_per_buffer
         sampling.max_new_tokens eval.n_samples checkpoint.keep_newest
@@ -96,7 +96,7 @@ _AT_LEAST = {
     2: "noise.sketch_width sampling.bucket_tokens",
 }
 _ABOVE_ZERO = """sampling.temperature eval.temperature optimizer.peak_lr optimizer.eps warmstart.peak_lr
-    model.rope_theta model.norm_eps task.reward_limit_s task.judge.timeout_s lora.alpha"""
+    model.rope_theta model.norm_eps task.reward_limit_s task.judge.timeout_s task.code.limit_s lora.alpha"""
 _BELOW_ONE = "optimizer.b1 optimizer.b2 noise.smoothing"
 
 

@@ -209,6 +209,17 @@ def test_a_level_or_subject_that_is_not_there_is_refused_with_those_that_are(bui
     assert "level_1 (1), level_2 (2), level_5 (1), number_theory (2)" in str(error.value)
 
 
+def test_a_file_too_small_to_hold_any_question_out_is_left_to_the_caller(build):
+    write(sums(range(10, 11)))
+    assert (build(heldout_path="").n_train, build(heldout_path="").n_heldout) == (1, 0)
+
+
+def test_a_level_and_a_subject_that_do_not_meet_are_refused(build):
+    write(maths())
+    with pytest.raises(ValueError, match=r"task.levels level_1 and task.subjects number_theory at once; choose more"):
+        build(MATH, heldout_path="", levels=(1,), subjects=("Number Theory",))
+
+
 def test_rows_that_are_no_use_are_named_or_left_out(build):
     write_sums()
     Path("train.jsonl").write_bytes(
@@ -247,7 +258,7 @@ def test_where_the_answer_has_no_digit_another_rows_solution_is_the_wrong_one(bu
 def test_the_small_data_sets_need_no_file_and_are_right(build, name):
     task = build(DATA_SETS[name], path=SMALL, heldout_path="", row_policy=("stop", "stop", "stop"))
     train, heldout = problems(task)
-    assert task.n_train > 5_000
+    assert task.n_train > 2_500
     assert 0.08 < task.n_heldout / (task.n_train + task.n_heldout) < 0.12
     sample = train[::37] + heldout[::7]
     assert task.grade(sample, [[problem.demonstration] for problem in sample]).is_correct_PR.all()

@@ -12,9 +12,7 @@ from rlvr_jax.tasks.rewards import RewardSettings
 
 def sums(n_problems=0, **rewards):
     settings = dataclasses.replace(ONLY_CORRECT, **rewards)
-    return SentenceArithmetic(
-        operators="+-*", operand_min=0, operand_max=10, n_problems=n_problems, rewards=settings
-    )
+    return SentenceArithmetic(operators="+-*", operand_min=0, operand_max=10, n_problems=n_problems, rewards=settings)
 
 
 def prompts(task):

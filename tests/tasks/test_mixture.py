@@ -21,7 +21,11 @@ def part(task, weight=1.0):
     return Component(f"{task.name} {weight}", task, weight)
 
 
-MIXED = [part(sums(20), 2), part(Counting(operand_min=1, operand_max=20)), part(Comparison(operand_min=0, operand_max=20))]
+MIXED = [
+    part(sums(20), 2),
+    part(Counting(operand_min=1, operand_max=20)),
+    part(Comparison(operand_min=0, operand_max=20)),
+]
 
 
 def mixture(*stages, stage_prompts=(), **rewards):

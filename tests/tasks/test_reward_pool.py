@@ -514,3 +514,36 @@ def test_a_name_that_is_no_module_and_function_is_refused_with_the_fix(function,
 def test_a_pool_that_could_not_work_is_refused(start, settings, fault):
     with pytest.raises(ValueError, match=fault):
         start(GOOD, **settings)
+
+
+def test_a_process_is_replaced_after_its_calls_without_losing_an_answer(tmp_path):
+    write(tmp_path, "import os\n\ndef score(completions):\n    return [float(os.getpid())] * len(completions)\n")
+    pool = RewardPool(["my_rewards:score"], limit_s=30.0, n_processes=1, max_calls=2, folder=str(tmp_path))
+    pids = [outcome["scores"][0] for outcome in pool.outcomes(calls(*"abcde", n=1))]
+    pool.close()
+    assert [pids.index(pid) for pid in pids] == [0, 0, 2, 2, 4]
+
+
+def test_a_process_with_a_memory_limit_fails_alone_where_it_would_exceed_it(tmp_path):
+    write(tmp_path, "def score(prompt, completions):\n    return [float(len(bytearray(int(prompt))))]\n")
+    pool = RewardPool(["my_rewards:score"], limit_s=30.0, n_processes=1, folder=str(tmp_path), memory_gib=1.0)
+    too_much, enough = pool.outcomes(calls(str(2**32), "8", n=1))
+    pool.close()
+    assert too_much["failure"].startswith("raised MemoryError")
+    assert enough == {"scores": [8.0]}
+
+
+def test_without_a_limit_on_hangs_every_call_is_tried(start):
+    source = "import time\n\ndef score(prompt, completions):\n    time.sleep(60 * (prompt == 'hang'))\n    return [1.0]\n"
+    start(source).close()
+    pool = RewardPool(["my_rewards:score"], limit_s=0.05, n_processes=2, max_hangs=float("inf"))
+    outcomes = pool.outcomes(calls(*["hang"] * 5, "go", n=1))
+    pool.close()
+    assert [outcome.get("late") for outcome in outcomes] == [0.05] * 5 + [None]
+
+
+def test_packages_named_are_there_before_the_first_call(tmp_path):
+    write(tmp_path, "import sys\n\ndef score(completions):\n    return [float('fractions' in sys.modules)]\n")
+    pool = RewardPool(["my_rewards:score"], limit_s=30.0, n_processes=1, folder=str(tmp_path), imports=["fractions"])
+    assert pool.outcomes(calls("a", n=1)) == [{"scores": [1.0]}]
+    pool.close()

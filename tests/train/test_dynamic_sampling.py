@@ -1,5 +1,7 @@
 """Which groups of several rounds are kept, and that nothing of theirs is mixed up or lost."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -133,3 +135,14 @@ def test_the_rounds_themselves_stay_what_they_were(chosen):
     again = make_round(0, [True, False, True], S=2, T=4)
     jax.tree.map(np.testing.assert_array_equal, WIDE[0].rollouts, again.rollouts)
     assert len(WIDE[0].problems) == 3
+
+
+def test_which_tokens_are_the_policys_moves_with_the_tokens():
+    def with_turns(one):
+        is_action_PRT = one.rollouts.completion_PRT % 2 == 1
+        return dataclasses.replace(one, rollouts=one.rollouts.replace(is_action_PRT=is_action_PRT))
+
+    rollouts = effective_first([with_turns(one) for one in WIDE], n_prompts=4).rollouts
+    assert rollouts.is_action_PRT.dtype == bool
+    np.testing.assert_array_equal(rollouts.is_action_PRT, rollouts.completion_PRT % 2 == 1)  # pads are 0
+    assert rollouts.is_action_PRT.any()

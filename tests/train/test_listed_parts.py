@@ -67,7 +67,10 @@ def test_an_empty_stage_is_the_config_as_it_is():
     [
         ({}, []),
         ({"mixture": ()}, ["task.mixture=() names no task to mix"]),
-        ({"mixture": ("aritmetic",)}, ["task.mixture[0]='aritmetic' begins with no task that can be mixed", "'arithmetic'"]),
+        (
+            {"mixture": ("aritmetic",)},
+            ["task.mixture[0]='aritmetic' begins with no task that can be mixed", "'arithmetic'"],
+        ),
         ({"mixture": ("gsm8k",)}, ["begins with no task that can be mixed"]),
         ({"mixture": ("",)}, ["task.mixture[0]='' begins with no task"]),
         (
@@ -96,8 +99,14 @@ def test_an_empty_stage_is_the_config_as_it_is():
             {"stages": ("operators=+", ""), "stage_prompts": (5,), "mixture": ("counting", "comparison")},
             ["task.stages[0]='operators=+': nothing here reads operators"],
         ),
-        ({"name": "comparison", "mixture": (), "operators": "+"}, ["task.operators='+' is not read by task 'comparison'"]),
-        ({"name": "counting", "mixture": (), "operand_max": 99}, ["task.operand_max=99: task 'counting' counts 1 to 30"]),
+        (
+            {"name": "comparison", "mixture": (), "operators": "+"},
+            ["task.operators='+' is not read by task 'comparison'"],
+        ),
+        (
+            {"name": "counting", "mixture": (), "operand_max": 99},
+            ["task.operand_max=99: task 'counting' counts 1 to 30"],
+        ),
         ({"rewards": ("partial", "correct"), "reward_weights": (0.5, 0.5)}, []),
         ({"rewards": ("exact",)}, ["exact"]),
     ],

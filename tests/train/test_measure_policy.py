@@ -21,12 +21,18 @@ from rlvr_jax.noise.offline import offline_noise
 from rlvr_jax.train import measure_policy as module
 from rlvr_jax.train.assemble import assemble
 from rlvr_jax.train.checkpoint import CheckpointError, Checkpoints
-from rlvr_jax.train.config import ConfigError
+from rlvr_jax.train.config import ConfigError, TaskConfig
 from rlvr_jax.train.learner import RewardError
 from rlvr_jax.train.measure_policy import measure_policy
 from rlvr_jax.train.noise_chunk import Chunk
 from rlvr_jax.train.noise_folder import NoiseFolderError, reading_arrays
-from rlvr_jax.train.noise_options import Options, check_options, chunk_prompts, problem_order
+from rlvr_jax.train.noise_options import (
+    Options,
+    check_options,
+    chunk_prompts,
+    n_problems_drawn_from,
+    problem_order,
+)
 from rlvr_jax.train.noise_pass import GradientSums, GroupReading, Reading
 from rlvr_jax.train.programs import build_programs
 from rlvr_jax.train.run_directory import RunDirectoryError
@@ -258,6 +264,23 @@ def test_two_seeds_share_neither_prompts_nor_rollouts(module_config):
     longer = problem_order(module_config, options(n_prompts=22), parts).tolist()
     assert longer[:12] == orders[0]
     assert sorted(longer) == list(range(22))
+
+
+def test_of_a_task_with_stages_the_last_one_is_measured_in_its_proportions(tiny_config):
+    tiny_config.task = TaskConfig(
+        name="mixture", mixture=("digits", "comparison"), mixture_weights=(3.0, 1.0), operators="+", operand_max=9,
+        stages=("operand_min=5", "operand_max=7"), stage_prompts=(8,),
+    )  # fmt: skip
+    parts = assemble(tiny_config)
+    prompts = [parts.task.train_problem(i).prompt for i in problem_order(tiny_config, options(n_prompts=40), parts)]
+    assert len(set(prompts)) == 40
+    assert not any(digit in prompt for prompt in prompts for digit in "89")
+    assert sum(prompt.startswith("Is") for prompt in prompts) == 10
+    all_prompts = [parts.task.train_problem(i).prompt for i in range(parts.task.n_train)]
+    n_of_stage = sum("8" not in prompt and "9" not in prompt for prompt in all_prompts)
+    assert n_problems_drawn_from(parts) == n_of_stage
+    with pytest.raises(ConfigError, match="that can be drawn in the proportions of its last stage"):
+        check_options(options(n_prompts=n_of_stage), tiny_config, parts)
 
 
 def test_a_default_folder_names_policy_size_and_seed(made_up, module_config, tmp_path, monkeypatch):

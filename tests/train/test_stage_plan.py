@@ -43,8 +43,9 @@ def test_a_step_that_takes_more_of_a_pool_than_it_has_is_refused():
 
 
 def test_stages_that_are_not_reached_and_problems_seen_often_are_warned_of():
-    unreached, often = stage_warnings(stage_plans(SCHEDULE, total_prompts=40), total_prompts=40), stage_warnings(
-        stage_plans(SCHEDULE, total_prompts=184), total_prompts=184
+    unreached, often = (
+        stage_warnings(stage_plans(SCHEDULE, total_prompts=40), total_prompts=40),
+        stage_warnings(stage_plans(SCHEDULE, total_prompts=184), total_prompts=184),
     )
     assert unreached == ["stage 2 begins with prompt 40, and this run draws 40: it is not reached"]
     assert len(often) == 1  # 144 * 1/4 / 6 = 6

@@ -10,7 +10,7 @@ from rlvr_jax.train import config as c
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory, module_config, start):
-    """(metrics, rollouts) of a run of 3 updates of 8 prompts, the second of which begins in one stage, ends in the next."""
+    """(metrics, rollouts) of 3 updates of 8 prompts, the second of which begins in one stage and ends in the next."""
     config = module_config
     config.n_updates = 3
     config.task = c.TaskConfig(
@@ -26,7 +26,7 @@ def rows(tmp_path_factory, module_config, start):
     folder = tmp_path_factory.mktemp("staged")
     assert start(config, folder) == "finished"
     with gzip.open(folder / "rollouts.jsonl.gz", "rt") as file:
-        rollouts = [json.loads(line) for line in file]
+        rollouts = [row for row in map(json.loads, file) if row["table"] == "completions"]
     return [json.loads(line) for line in (folder / "metrics.jsonl").open()], rollouts
 
 
@@ -38,7 +38,9 @@ def test_prompts_are_those_of_their_stage_in_its_proportions(rows):
     for update in (1, 2, 3):
         prompts = [row["prompt"] for row in rows[1] if row["update"] == update][::4]
         assert sum(prompt.startswith("Is") for prompt in prompts) == 2
-        numbers = [int(word) for prompt in prompts for word in prompt.replace("+", " ").strip("=? ").split() if word.isdigit()]
+        numbers = [
+            int(word) for prompt in prompts for word in prompt.replace("+", " ").strip("=? ").split() if word.isdigit()
+        ]
         assert max(numbers) <= (4 if update == 1 else 9)
 
 
@@ -48,5 +50,9 @@ def test_the_loss_is_taken_of_the_best_two_of_each_prompt(rows):
         groups = [of_update[first : first + 4] for first in range(0, 32, 4)]
         best = [sorted(group, key=lambda rollout: -rollout["reward"])[:2] for group in groups]  # a stable sort
         assert row["batch/tokens"] == sum(rollout["length_tokens"] for two in best for rollout in two)
-        assert (row["batch/selected_rollouts"], row["batch/selected_prompts"], row["batch/selected_frac"]) == (16, 8, 0.5)
+        assert (row["batch/selected_rollouts"], row["batch/selected_prompts"], row["batch/selected_frac"]) == (
+            16,
+            8,
+            0.5,
+        )
         assert row["rewards/partial/mean"] == pytest.approx(row["reward/mean"], abs=1e-6)  # of all rollouts

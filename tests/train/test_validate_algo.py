@@ -85,6 +85,16 @@ REFUSED = [
         "sampling.max_rounds=3 replaces groups of equal rewards, which only a group baseline ignores; "
         "with algo.advantage='none' use sampling.max_rounds=1",
     ),
+    ({"select": "best"}, "algo.select='best' is not one of ('all', 'threshold', 'best_of_n')"),
+    (
+        {"select": "best_of_n", "select_n": 5, "batch__n_rollouts": 4},
+        "algo.select_n=5 is more than batch.n_rollouts=4; use that or less",
+    ),
+    (
+        {"select": "threshold", "noise__every_updates": 10},
+        "algo.select='threshold' follows the gradient of selected rollouts, which is not the one whose noise "
+        "noise.every_updates=10 measures; set noise.every_updates=0 or algo.select='all'",
+    ),
 ]
 
 
@@ -104,6 +114,9 @@ def test_a_setting_that_cannot_work_is_named_with_its_value_and_the_fix(changes,
         {"batch__n_rollouts": 2, "batch__n_prompts": 1, "advantage": "batch_mean"},
         {"sampling__max_rounds": 1, "advantage": "batch_mean"},
         {"sampling__max_rounds": 9, "advantage": "batch_scaled"},
+        {"select": "best_of_n", "select_n": 4, "batch__n_rollouts": 4},
+        {"select": "threshold", "select_threshold": -0.5},
+        {"select_n": 9, "batch__n_rollouts": 4, "noise__every_updates": 10},
     ],
 )
 def test_a_setting_at_its_limit_is_not_refused(changes):

@@ -7,7 +7,7 @@ import pytest
 from rlvr_jax.models.tokenizer import CharTokenizer
 from rlvr_jax.train.assemble import assemble
 from rlvr_jax.train.build_task import build_task
-from rlvr_jax.train.config import set_field
+from rlvr_jax.train.config import TaskConfig, set_field
 from rlvr_jax.train.starting_policy import starting_params
 from rlvr_jax.train.warmstart import demonstrations, load_params, save_params, warmstart_hash
 
@@ -105,6 +105,19 @@ def test_demonstrations_are_right_as_often_as_asked(tiny_config):
     assert np.mean(is_right) == pytest.approx(0.3, abs=0.04)  # 4 standard errors
     assert (got["completion_length"] == 4).all()
     assert (got["completion"][:, 3] == tokenizer.eos_ids[0]).all()
+
+
+def test_demonstrations_of_stages_are_of_the_last_one_in_its_proportions(tiny_config):
+    tiny_config.task = TaskConfig(
+        name="mixture", mixture=("digits", "comparison"), mixture_weights=(3.0, 1.0), operators="+", operand_max=9,
+        stages=("operand_min=8", "operand_max=7"), stage_prompts=(8,),
+    )  # fmt: skip
+    task, tokenizer = build_task(tiny_config.task), CharTokenizer()
+    got = demonstrations(task, tokenizer, np.random.default_rng(0), n=2_000, p_correct=1.0, prompt=24, completion=4)
+    prompts = [tokenizer.decode(row[:length]) for row, length in zip(got["prompt"], got["prompt_length"], strict=True)]
+    assert not any(digit in prompt for prompt in prompts for digit in "89")
+    share = np.mean([prompt.startswith("Is") for prompt in prompts])
+    assert abs(share - 0.25) < 4 * (0.25 * 0.75 / 2_000) ** 0.5
 
 
 def test_demonstrated_turns_stand_between_replies_that_are_not_imitated(tiny_config):

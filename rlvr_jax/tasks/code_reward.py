@@ -1,0 +1,124 @@
+"""A reward for code that works: the share of a row's tests that a completion's functions pass. Off by default."""
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlvr_jax.tasks.code_run import CodeLimits, run_tests
+from rlvr_jax.tasks.code_tests import tests_of_row
+from rlvr_jax.tasks.confine import can_confine
+from rlvr_jax.tasks.problem import Problem
+
+SCORINGS = ("share", "all")
+LONGEST_CODE = 1 << 18  # characters; what is longer has failed
+_BLOCK = re.compile(r"^[ \t]*```[ \t]*([^\n`]*)\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+_DEFINES = re.compile(r"^\s*(async\s+def|def|class)\s", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class CodeSettings:
+    """How completions' code is run."""
+
+    enabled: bool
+    tests_field: str
+    scoring: str
+    limit_s: float
+    cpu_s: int
+    memory_mib: int
+    n_processes: int  # completions that are run at a time
+
+
+class CodeReward:
+    """Runs what models write, which is refused unless it is asked for in so many words."""
+
+    def __init__(self, settings: CodeSettings):
+        """Raises ValueError if it is not enabled, or if this machine cannot confine code."""
+        if problems := code_problems(settings):
+            raise ValueError("; ".join(problems))
+        self._settings = settings
+        self._limits = CodeLimits(settings.limit_s, settings.cpu_s, settings.memory_mib)
+        try:
+            verdicts = run_tests("def one():\n    return 1\n", ["assert one() == 1"], CodeLimits(60.0, 60, 1024))
+        except OSError as error:
+            raise ValueError(f"the reward 'code' cannot start its processes ({error})") from error
+        if verdicts != ["passed"]:
+            raise ValueError(
+                "the reward 'code' cannot confine code on this machine: its kernel refuses filters of system calls, as "
+                "in some containers; allow seccomp there, or leave out 'code' in task.rewards"
+            )
+
+    def grade(
+        self, problems: Sequence[Problem], completion_texts: Sequence[Sequence[str]]
+    ) -> tuple[np.ndarray, list[str]]:
+        """Scores of [P][R] completions, and per prompt why it has none ("" where it has); NaN only for a row's faults.
+
+        A completion without code, or whose code does not even start, scores 0. Equal code is run once.
+        """
+        rows, failures = [], []
+        for problem in problems:
+            try:
+                rows.append(tests_of_row(problem.row, self._settings.tests_field))
+                failures.append("")
+            except ValueError as error:
+                rows.append(None)
+                failures.append(f"reward code on prompt {problem.prompt[:60]!r}: {error}")
+        jobs: dict[tuple[int, str], None] = {}
+        for p, (tests, texts) in enumerate(zip(rows, completion_texts, strict=True)):
+            jobs |= dict.fromkeys((p, code_of(text)) for text in texts if tests is not None)
+        with ThreadPoolExecutor(self._settings.n_processes) as pool:
+            outcomes = dict(zip(jobs, pool.map(lambda job: self._score(job[1], rows[job[0]]), jobs), strict=True))
+        for (p, _), outcome in outcomes.items():
+            if isinstance(outcome, str):
+                failures[p] = f"reward code on prompt {problems[p].prompt[:60]!r}: {outcome}"
+        score_PR = [
+            [np.nan if failures[p] else outcomes[p, code_of(text)] for text in texts]
+            for p, texts in enumerate(completion_texts)
+        ]
+        return np.array(score_PR, np.float64), failures
+
+    def _score(self, code: str, tests: list[str]) -> float | str:
+        """The score, or what is wrong with the tests."""
+        if not code.strip() or len(code) > LONGEST_CODE:
+            return 0.0
+        try:
+            verdicts = run_tests(code, tests, self._limits)
+        except OSError as error:
+            return f"its processes cannot be started ({error})"
+        if "untestable" in verdicts:
+            test = tests[verdicts.index("untestable")]
+            return f"a test passes on what is no plain value, which cannot be sent: {test[:60]!r}"
+        n_passed = verdicts.count("passed")
+        return n_passed / len(tests) if self._settings.scoring == "share" else float(n_passed == len(tests))
+
+
+def code_of(completion: str) -> str:
+    """The last block in ``` that defines something, else the last block, else the whole text.
+
+    Blocks of another language than Python do not count; one that is not closed ends with the text.
+    """
+    found = [(language.strip().lower(), code) for language, code in _BLOCK.findall(completion)]
+    blocks = [code for language, code in found if language in ("", "python", "py", "python3")]
+    defining = [code for code in blocks if _DEFINES.search(code)]
+    return (defining or blocks or [completion if not found else ""])[-1]
+
+
+def code_problems(settings: CodeSettings) -> list[str]:
+    """What cannot work in the settings of the code reward, one line each."""
+    problems = []
+    if not settings.enabled:
+        problems.append(
+            "the reward 'code' in task.rewards runs what a model writes, in processes that are contained but not safe "
+            "against attacks; set task.code.enabled=true if that is what you want"
+        )
+    if not settings.tests_field:
+        problems.append("task.code.tests_field='' must name the field of a row that holds its tests")
+    if settings.scoring not in SCORINGS:
+        problems.append(f"task.code.scoring={settings.scoring!r} is not one of {SCORINGS}")
+    if settings.memory_mib < 64:
+        problems.append(f"task.code.memory_mib={settings.memory_mib} is less than Python itself takes; use 64 or more")
+    if not can_confine():
+        problems.append("the reward 'code' needs Linux on x86-64, whose system calls it filters")
+    return problems
