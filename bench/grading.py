@@ -63,7 +63,7 @@ def labelled(task: str, path: Path, *, limit_s: float) -> dict:
     """Agreement with the labels of a file and its speed, workers' start included."""
     totals, n_passes = Totals(), 0
     checker = AnswerChecker(task, policy=(), limit_s=limit_s, n_processes=2)
-    start = time.monotonic()
+    start, start_cpu = time.monotonic(), time.process_time()
     while totals.n_lines < AT_LEAST_ROWS:
         with path.open("rb") as file:
             for _ in graded_lines(file, str(path), checker, totals, bad_rows="stop"):
@@ -80,6 +80,7 @@ def labelled(task: str, path: Path, *, limit_s: float) -> dict:
         "agreement": totals.n_agreed / totals.n_labels,
         "first_pass_per_s": round(n_first / first_s),  # with algebra; later passes know its results
         "per_s": round(totals.n_lines / seconds),
+        "per_cpu_s": round(totals.n_lines / (time.process_time() - start_cpu)),  # of this process, the workers' aside
         "timeouts": totals.n_timeouts,
     }
 

@@ -13,7 +13,7 @@ NOT MEASURED
 
 from rlvr_jax.train import config as c
 
-WEIGHTS = (0.5, 0.5, 0.5, 0.25, 1.0)  # of format, feedback, dead_letters, invalid_word, win
+WEIGHTS = (0.5, 0.5, 0.5, 0.5, 1.0)  # of format, feedback, dead_letters, invalid_word, win
 ARGS = (None, "single", "tiny", "tiny1")
 
 
@@ -31,14 +31,14 @@ def _tiny(*, n_turns: int, n_clues: int) -> c.TrainConfig:
     guess, reply = 6, 7  # characters, the guess with its EOS
     return c.TrainConfig(
         study="wordle_tiny" if n_turns > 1 else "wordle_tiny1",
-        n_updates=100,
+        n_updates=80,
         task=c.TaskConfig(name="wordle", n_words=75, n_turns=n_turns, n_clues=n_clues, reward_weights=WEIGHTS),
         warmstart=c.WarmstartConfig(n_updates=800, n_correct_updates=600, batch_size=128, peak_lr=4e-3, p_correct=0.3),
         batch=c.BatchConfig(n_prompts=15, n_rollouts=16),
         sampling=c.SamplingConfig(max_new_tokens=n_turns * guess + (n_turns - 1) * reply, bucket_tokens=16),
         optimizer=c.OptimizerConfig(peak_lr=1e-3),
         noise=c.NoiseConfig(every_updates=0),
-        eval=c.EvalConfig(every_updates=20, n_problems=15, milestones=(25, 50, 75, 100), targets=(0.1, 0.2, 0.3)),
+        eval=c.EvalConfig(every_updates=20, n_problems=15, milestones=(20, 40, 60, 80), targets=(0.1, 0.2, 0.3)),
     )
 
 

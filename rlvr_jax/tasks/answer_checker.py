@@ -10,6 +10,7 @@ from typing import Literal
 from rlvr_jax.tasks.answer_text import normal_text, split_list
 from rlvr_jax.tasks.final_answer import FinalAnswer, final_answer, gold_answer
 from rlvr_jax.tasks.math_worker import MOST_CHARACTERS, SAME, UNREADABLE, too_costly
+from rlvr_jax.tasks.plain_number import plain_number
 from rlvr_jax.tasks.reward_pool import RewardCall, RewardPool
 from rlvr_jax.tasks.same_answer import canonical_answer, policy_of, same_answer
 
@@ -103,11 +104,14 @@ class AnswerChecker:
         if answer.joined and len(split_list(normal_text(gold).strip("{}\\"))) > 1:
             readings.insert(0, answer.joined)  # \boxed{1} and \boxed{2} are a list only where one is asked for
         undecided = []
+        is_number = plain_number(gold) is not None
         for reading in readings:
+            is_sentence = reading == answer.text and len(answer.readings) > 1
+            if is_sentence and is_number:
+                continue  # what number it says is among the other readings
             is_same = same_answer(reading, gold, policy=self._policy)
             if is_same:
                 return _told(answer, gold, "equal"), []
-            is_sentence = reading == answer.text and len(answer.readings) > 1
             if is_same is None and not is_sentence and len(reading) <= MOST_CHARACTERS:
                 undecided.append(reading)
         if not undecided:

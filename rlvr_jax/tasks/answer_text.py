@@ -14,13 +14,29 @@ _CHARACTERS = str.maketrans(
         "”": '"', "’": "'", "ℝ": r"\mathbb{R}", "⟨": r"\langle ", "⟩": r"\rangle ", "≡": r"\equiv ",
     }
 )  # fmt: skip
+
+
+def _matrix(found: re.Match) -> str:
+    """[[1, 2], [3, 4]] as a matrix."""
+    rows = re.findall(r"\[([^\[\]]*)\]", found[1])
+    return r"\begin{pmatrix}" + r"\\".join(row.replace(",", "&") for row in rows) + r"\end{pmatrix}"
+
+
+def _repeating(found: re.Match) -> str:
+    """0.1\\overline{6} as a fraction."""
+    whole, once, again = found.groups()
+    below = 10 ** len(once) * (10 ** len(again) - 1)
+    above = int((whole or "0") + once + again) - int((whole or "0") + once)
+    return f"\\frac{{{above}}}{{{below}}}"
+
+
 _REPLACED = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\\\(?=(?:d|t|c)?frac|sqrt|text|left|right|boxed|pi\b|cdot|times|infty|cup|pm)", r"\\"),
         (r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\s*\.?(?=\W|$)", ""),
         (r"\\(?:displaystyle|textstyle|limits|nolimits|rm|bf|it|large|Large|,?ensuremath)(?![a-zA-Z])", ""),
-        (r"\\(?:d|t|c)frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\(?:d|t|c|s|nice)frac(?![a-zA-Z])", r"\\frac"),
         (r"\{\s*,\s*\}", ","),
         (r"(?<=\d)(?:\\[,!; ]|,\\!|\{\\,\}|\\thinspace)\s*(?=\d{3}(?!\d))", ","),  # 12\,345
         (r",\\[!,]\s*", ","),
@@ -28,6 +44,7 @@ _REPLACED = tuple(
         (r"~", " "),
         (r"(?<!\\)\\[$()\[\]]|\$", ""),
         (r"(?<![\d.,/^_])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d/])", r"\1\\frac{\2}{\3}"),  # a mixed number
+        (r"\\(?:mathrm|text|mathit)\s*\{\s*([ie])\s*\}", r"\1"),
         (
             r"\\(?:mbox|textbf|textrm|textnormal|textit|texttt|textsf|mathrm|mathit|mathsf|operatorname\*?|hbox)\s*\{",
             r"\\text{",
@@ -35,11 +52,13 @@ _REPLACED = tuple(
         (r"\\(?:mathbf|boldsymbol|bold|vec|overrightarrow)\s*\{([a-zA-Z])\}", r"\1"),
         (r"\\(?:mathbf|boldsymbol)\s*\{([^{}]*)\}", r"\1"),
         (r"\\text\s*\{\s*(?:percent(?:age)?|\\?%)\s*\}|(?<![a-zA-Z\\])percent(?:age)?(?![a-zA-Z])|\\?%", r"\\%"),
-        (r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![a-zA-Z])", ""),
+        (r"(?:\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree)(?:\s*(?:\\text\s*\{\s*)?[CF](?![a-zA-Z])\s*\}?)?", ""),
+        (r"(\d*)\.(\d*)\\(?:overline|bar)\s*\{?(\d+)\}?", _repeating),
+        (r"\^\s*\{?o\}?(?![a-zA-Z])", ""),
         (r"\\text\s*\{\s*degrees?\s*\}|(?<=[\d }])degrees?\b", ""),
         (r"\\(?:leq|leqslant)(?![a-zA-Z])|<=", r"\\le "),
         (r"\\(?:geq|geqslant)(?![a-zA-Z])|>=", r"\\ge "),
-        (r"\\neq(?![a-zA-Z])|!=", r"\\ne "),
+        (r"\\neq(?![a-zA-Z])|(?<!\d)!=", r"\\ne "),
         (r"\\lt(?![a-zA-Z])", "<"),
         (r"\\gt(?![a-zA-Z])", ">"),
         (r"\\lbrace(?![a-zA-Z])", r"\\{"),
@@ -50,10 +69,15 @@ _REPLACED = tuple(
         (r"(?<![a-zA-Z\\])(?:infinity|infty|inf|oo)(?![a-zA-Z])", r"\\infty"),
         (r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi"),
         (r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"(?<![a-zA-Z\\])exp\s*\(([^()]*)\)", r"e^{\1}"),
+        (r"(?<=\d)\s*\*?\s*[Ij](?![a-zA-Z])", "i"),  # as Python writes it
+        (r"Interval\.open\(", "("),
+        (r"(?:Matrix\()?\[\s*(\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*)\s*\]\)?", _matrix),
         (r"(?<![a-zA-Z\\])sqrt(?![a-zA-Z])", r"\\sqrt"),
         (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"\\sqrt\s*([a-zA-Z0-9])", r"\\sqrt{\1}"),
-        (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+        (r"\\frac\s*(\\[a-z]+|\d)\s*(\\[a-z]+|\d)", r"\\frac{\1}{\2}"),
+        (r"\\frac\s*(\\[a-z]+)\s*\{", r"\\frac{\1}{"),
         (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
         (r"\\frac\s*(\{[^{}]*\})\s*([a-zA-Z0-9])", r"\\frac\1{\2}"),
         (r"\\frac\s*([a-zA-Z0-9])\s*([a-zA-Z0-9])", r"\\frac{\1}{\2}"),
@@ -67,15 +91,17 @@ _REPLACED = tuple(
         (r"(?<=\d)\s*(?:\\text\s*\{)?\s*million\b\s*\}?", r"\\times10^{6}"),
         (r"(?<=\d)\s*(?:\\text\s*\{)?\s*billion\b\s*\}?", r"\\times10^{9}"),
         (r"\\(?:approx|simeq|sim)(?![a-zA-Z])", r"\\approx "),
-        (r"\\begin\{(?:matrix|bmatrix|vmatrix|smallmatrix|array)\}(?:\{[lcr|]+\})?", r"\\begin{pmatrix}"),
-        (r"\\end\{(?:matrix|bmatrix|vmatrix|smallmatrix|array)\}", r"\\end{pmatrix}"),
+        (r"\\begin\{(?:matrix|bmatrix|smallmatrix|array)\}(?:\{[lcr|]+\})?", r"\\begin{pmatrix}"),
+        (r"\\end\{(?:matrix|bmatrix|smallmatrix|array)\}", r"\\end{pmatrix}"),
         (r"(?:\(|\\?\[)\s*(\\begin\{pmatrix\}.*?\\end\{pmatrix\})\s*(?:\)|\\?\])", r"\1"),
         (r"(?:\\\\|\\cr)\s*(?=\\end\{pmatrix\})", ""),
         (r"\\cr(?![a-zA-Z])", r"\\\\\\\\"),
         (r"(?<![\d.])\.(?=\d)", "0."),
     )
 )
-_SEPARATOR = re.compile(r",?\s*(?:\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z])(?:and|or)(?![a-z]))\s*|\s*;\s*")
+_SEPARATOR = re.compile(
+    r",?\s*(?:\\text\s*\{\s*,?\s*(?:and|or|,)\s*\}|\\lor(?![a-z])|(?<![a-zA-Z])(?:and|or)(?![a-z]))\s*|\s*;\s*"
+)
 _WORDS_OF_NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
 _NUMBER_WORDS = {word: str(number) for number, word in enumerate(_WORDS_OF_NUMBERS.split())}
 _TIME = re.compile(r"(\d{1,2}:\d\d)\s*(\\text\s*\{)?\s*([ap])\.?\s*m\b\.?\s*(?(2)\})", re.IGNORECASE)
@@ -88,7 +114,9 @@ _UNIT_WORDS = (
     "dollar|dollars|cent|cents|buck|bucks|pound|pounds|euro|euros|unit|units|square|cubic|sq|per|radian|radians|"
     "people|person|student|students|way|ways|time|times|point|points|value|values|integer|integers|number|numbers|solution|solutions"
 )
-_UNITS = re.compile(rf"(?<=[\d)}}])\s*(?:(?:{_UNIT_WORDS})(?:\s*\^\s*\{{?\d\}}?)?(?:\s+|\s*/\s*|$))+$")
+_UNITS = re.compile(
+    rf"(?:(?<=[\d)}}])\s*|(?<=[a-z])\s+(?=[a-z]{{2}}))(?:(?:{_UNIT_WORDS})(?:\s*\^\s*\{{?\d\}}?)?(?:\s+|\s*/\s*|$))+$"
+)
 _NUMBER_AND_WORDS = re.compile(r"(-?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?)((?:\s+[A-Za-z]+)+)\.?")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
@@ -131,8 +159,10 @@ def _without_units(text: str) -> str:
 
 def _joined_thousands(text: str) -> str:
     """Without the commas of 1,234. In (100,200) and in 1,100,20 commas separate, in 1,000, 2,000 those with a space."""
-    if re.fullmatch(r"\s*0,\d+\s*", text):
+    if re.fullmatch(r"\s*-?0,\d+\s*", text):
         return text.replace(",", ".")  # no thousands begin with 0: a decimal comma
+    if re.fullmatch(r"\s*-?\d{1,3}(?:\.\d{3})+,\d{1,2}\s*", text):
+        return text.replace(".", "").replace(",", ".")  # 1.234,50
     if re.search(r"\d,\s", text):
         return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     is_bracketed = any(bracket in text for bracket in "([") or r"\{" in text

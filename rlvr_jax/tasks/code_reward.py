@@ -1,5 +1,6 @@
 """A reward for code that works: the share of a row's tests that a completion's functions pass. Off by default."""
 
+import logging
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,8 @@ from rlvr_jax.tasks.code_run import CodeLimits, run_tests
 from rlvr_jax.tasks.code_tests import tests_of_row
 from rlvr_jax.tasks.confine import can_confine
 from rlvr_jax.tasks.problem import Problem
+
+log = logging.getLogger(__name__)
 
 SCORINGS = ("share", "all")
 LONGEST_CODE = 1 << 18  # characters; what is longer has failed
@@ -50,6 +53,21 @@ class CodeReward:
                 "in some containers; allow seccomp there, or leave out 'code' in task.rewards"
             )
 
+    def check(self, problems: Sequence[Problem]) -> None:
+        """Warns of problems whose rows have no tests that can be used. Raises ValueError if that is all of them."""
+        whys = [why for why in map(self._tests_fault, problems) if why]
+        if whys and len(whys) == len(problems):
+            raise ValueError(f"not one row has tests for the reward 'code': {whys[0]}; set task.code.tests_field")
+        if whys:
+            log.warning("%d of %d rows have tests that cannot be used: %s", len(whys), len(problems), whys[0])
+
+    def _tests_fault(self, problem: Problem) -> str:
+        try:
+            tests_of_row(problem.row, self._settings.tests_field)
+        except ValueError as error:
+            return f"reward code on prompt {problem.prompt[:60]!r}: {error}"
+        return ""
+
     def grade(
         self, problems: Sequence[Problem], completion_texts: Sequence[Sequence[str]]
     ) -> tuple[np.ndarray, list[str]]:
@@ -57,14 +75,11 @@ class CodeReward:
 
         A completion without code, or whose code does not even start, scores 0. Equal code is run once.
         """
-        rows, failures = [], []
-        for problem in problems:
-            try:
-                rows.append(tests_of_row(problem.row, self._settings.tests_field))
-                failures.append("")
-            except ValueError as error:
-                rows.append(None)
-                failures.append(f"reward code on prompt {problem.prompt[:60]!r}: {error}")
+        failures = [self._tests_fault(problem) for problem in problems]
+        rows = [
+            None if why else tests_of_row(problem.row, self._settings.tests_field)
+            for problem, why in zip(problems, failures, strict=True)
+        ]
         jobs: dict[tuple[int, str], None] = {}
         for p, (tests, texts) in enumerate(zip(rows, completion_texts, strict=True)):
             jobs |= dict.fromkeys((p, code_of(text)) for text in texts if tests is not None)

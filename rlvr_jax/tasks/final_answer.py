@@ -23,6 +23,7 @@ _MATH = re.compile(
 _SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z]|\s*$)")
 _FENCE = re.compile(r"```(\w*)\n?(.*?)(?:```|\Z)", re.DOTALL)
 _CHAT_TOKEN = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>")
+_CALCULATOR = re.compile(r"<<[^<>\n]{1,200}>>")  # GSM8K's: 9*2 = <<9*2=18>>18
 _ASYMPTOTE = re.compile(r"\[asy\].{0,4000}?\[/asy\]", re.DOTALL)
 _BETWEEN_BOXES = re.compile(r"[^.\n]{0,40}?(?:,|;|\band\b|\bor\b)[^.\n]{0,40}|[\s,;$]{0,6}")
 _BOLD = re.compile(r"(?<![\w)}])\*\*([^*\n]+)\*\*(?![\w(])")
@@ -33,7 +34,7 @@ _COMMAND = re.compile(
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _FORMULA_WORDS = (
     "and sqrt frac sin cos tan cot sec csc log ln exp pi inf infinity abs max min mod det arcsin arccos arctan sinh "
-    "cosh tanh percent percentage thousand million billion mph"
+    "cosh tanh matrix percent percentage thousand million billion mph"
 )
 _NO_PROSE = frozenset(_FORMULA_WORDS.split())
 _SHORT_WORDS_OF_ENGLISH = "am an as at be by do go he if is it me my no of on so to up us we"
@@ -69,7 +70,8 @@ def final_answer(text: str, *, prefer_hashes: bool) -> FinalAnswer | None:
     without any of these is its own answer if it is but a formula; else its last formula or number counts,
     else the output of its last program. Code itself, and a program cut short, hold no answer.
     """
-    prose, output = _without_code(_CHAT_TOKEN.sub(" ", text[-MOST_CHARACTERS:]).replace("\0", " "))
+    text = _CALCULATOR.sub("", _CHAT_TOKEN.sub(" ", text[-MOST_CHARACTERS:])).replace("\0", " ")
+    prose, output = _without_code(text)
     if prefer_hashes and (found := _after_hashes(prose)):
         return found
     if found := _marked(prose, prefer_hashes=prefer_hashes) or _said(prose):
@@ -138,7 +140,7 @@ def _said(text: str) -> FinalAnswer | None:
 
 def _statement(after: str) -> str:
     """The rest of the sentence after a mark, or the formula that follows it."""
-    after = _HOPE.sub("", after).lstrip(" \t\n*:_")
+    after = _HOPE.sub("", after).lstrip(" \t\n*:_}")
     formula = _MATH.match(after)
     line = after.partition("\n")[0]
     if formula and (formula.end() > len(line) or not line[formula.end() :].strip(" .*")):
@@ -156,14 +158,15 @@ def _unmarked(text: str) -> FinalAnswer | None:
         return FinalAnswer(text, "whole text", (text,))
     text = _ASYMPTOTE.sub(" ", text)
     formulas = _formulas(text)
-    n_after = len(text) - formulas[-1][1] if formulas else len(text)
+    n_after = len(text) - formulas[-1][2] if formulas else len(text)
     numbers = numbers_in(text[len(text) - n_after :])
     if numbers:
         return FinalAnswer(numbers[-1], "last number", (numbers[-1],))
     if formulas:
-        return FinalAnswer(formulas[-1][0], "last formula", _readings(formulas[-1][0]))
+        content = formulas[-1][0]
+        return FinalAnswer(content, "last formula", _readings(content), _joined(formulas, text))
     if len(text) <= _MOST_WORD_CHARACTERS and "\n" not in text:
-        return FinalAnswer(text, "last words", (text, _SAYS.split(text)[-1]))
+        return FinalAnswer(text, "last words", (text, _SAYS.split(text)[-1], text.split()[-1]))
     return None
 
 
@@ -184,7 +187,7 @@ def _readings(text: str) -> tuple[str, ...]:
     readings = [text]
     outside = _MATH.sub(" ", text)
     if _is_prose(outside):
-        readings += [formula for formula, _ in _formulas(text)[-1:]]
+        readings += [formula for formula, _, _ in _formulas(text)[-1:]]
         prose = [word for word in _WORD.finditer(text) if _is_prose(word[0])]
         after = text[prose[-1].end() :].strip(" .:,*$") if prose else ""
         readings += [after] if re.search(r"\d", after) and len(readings) == 1 else []
@@ -203,9 +206,9 @@ def _sentence_break(text: str) -> bool:
     return re.search(r"[.!?]\s+[A-Z]", text) is not None
 
 
-def _formulas(text: str) -> list[tuple[str, int]]:
-    """The formulas between math delimiters, each with where it ends."""
-    return [(_inside(found), found.end()) for found in _MATH.finditer(text)]
+def _formulas(text: str) -> list[tuple[str, int, int]]:
+    """(content, start, end) of every formula between math delimiters."""
+    return [(_inside(found), found.start(), found.end()) for found in _MATH.finditer(text)]
 
 
 def _inside(found: re.Match) -> str:
@@ -247,7 +250,7 @@ def _closing_brace(text: str, start: int) -> int:
 
 
 def _joined(boxes: list[tuple[str, int, int]], text: str) -> str | None:
-    """The boxes at the end that commas, "and" or "or" join; None if it is but one."""
+    """The boxes (or formulas) at the end that commas, "and" or "or" join; None if it is but one."""
     contents = [boxes[-1][0]]
     for (content, _, end), (_, next_start, _) in zip(boxes[-2::-1], boxes[:0:-1], strict=True):
         between = text[end:next_start]

@@ -59,6 +59,7 @@ class JsonlTask:
         self._has_demonstrations = bool(demonstration_field or answer_field)
         self._demonstrations = sorted((p.demonstration.strip(), p.demonstration) for p in self._train)
         self._rewards = Rewards(rewards, own=OWN_REWARDS, default=OWN_REWARDS)
+        self._rewards.check(everything)
 
     def train_problem(self, index: int) -> RowProblem:
         return nth(self._train, index)

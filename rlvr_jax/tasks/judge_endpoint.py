@@ -14,6 +14,7 @@ from rlvr_jax.tasks.judge_cache import JudgeBudget
 
 MAX_FAILED_IN_A_ROW = 8  # questions: an endpoint that is down must not take hours to say so
 _TRANSIENT = (408, 409, 425, 429)  # and all of 500 and above
+_OF_ONE_QUESTION = (400, 413, 422)  # such as one that is too long, which says nothing of the next
 _SHOWN = 200  # characters of what an endpoint says of a failure
 
 
@@ -27,9 +28,9 @@ class NoAnswer:
 class _Failed(Exception):
     """One request that failed; `is_transient` if the same one may succeed later, `after_s` if it says when."""
 
-    def __init__(self, why: str, *, is_transient: bool, after_s: float = 0.0):
+    def __init__(self, why: str, *, is_transient: bool, after_s: float = 0.0, is_of_one_question: bool = False):
         super().__init__(why)
-        self.is_transient, self.after_s = is_transient, after_s
+        self.is_transient, self.after_s, self.is_of_one_question = is_transient, after_s, is_of_one_question
 
 
 class JudgeEndpoint:
@@ -124,7 +125,8 @@ class JudgeEndpoint:
                     else:
                         await asyncio.sleep(wait_s)
                     continue
-                self._n_failed_in_a_row, self._last_why = self._n_failed_in_a_row + 1, why
+                if not failed.is_of_one_question:
+                    self._n_failed_in_a_row, self._last_why = self._n_failed_in_a_row + 1, why
                 return NoAnswer(why + (f" (tried {attempt + 1} times)" if attempt else ""))
             self._n_failed_in_a_row = 0
             return said
@@ -143,6 +145,7 @@ class JudgeEndpoint:
                 f"HTTP {error.status_code}: {_shortened(str(error.message))}",
                 is_transient=error.status_code in _TRANSIENT or error.status_code >= 500,
                 after_s=_retry_after_s(error.response.headers.get("retry-after")),
+                is_of_one_question=error.status_code in _OF_ONE_QUESTION,
             ) from error
         except Exception as error:  # whatever the client's layers raise of a connection, the run goes on
             cause = error.__cause__ or error

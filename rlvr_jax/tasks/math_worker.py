@@ -128,6 +128,11 @@ def _same_at_points(gold: Any, answer: Any) -> bool:
 
     if not all(isinstance(expression, sympy.Expr) for expression in (gold, answer)):
         return False
+    # the parser leaves i a symbol
+    gold, answer = (
+        expression.subs({symbol: sympy.I for symbol in expression.free_symbols if symbol.name == "i"})
+        for expression in (gold, answer)
+    )
     names = sorted(symbol.name for symbol in gold.free_symbols)
     if names != sorted(symbol.name for symbol in answer.free_symbols) or len(names) > 4:
         return False

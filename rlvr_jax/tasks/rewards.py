@@ -57,6 +57,11 @@ class Rewards:
         if self._functions:
             self._pool = RewardPool(self._functions, limit_s=settings.limit_s, n_processes=settings.n_processes)
 
+    def check(self, problems: Sequence[Problem]) -> None:
+        """Raises ValueError if no problem's row has what a reward reads of it."""
+        if self._code:
+            self._code.check(problems)
+
     def close(self) -> None:
         """Ends the processes of the user's functions."""
         if self._pool:

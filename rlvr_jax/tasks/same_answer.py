@@ -15,6 +15,8 @@ _ASSIGNED = re.compile(
 )
 _SUM = re.compile(r"[-\d.,+*/()^]*[-+*/^][-\d.,+*/()^]*=(-?[\d.,/]+)")
 _CHOICE = re.compile(r"\(?([A-J])\)?[.):]?")
+_WORD = re.compile(r"(?=.{3}|(?i:no$))[A-Za-z]{2,}(?:[-'.][A-Za-z]{2,})*\.?")
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d{1,2}")  # 3,14: a list, but not beside 3.14
 _TIME = re.compile(r"\d{1,2}:\d\d[ap]m")
 _IN_BRACKETS = re.compile(r"(\\\{|[\[(])(.*?)(\\\}|[\])])", re.DOTALL)
 _MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
@@ -73,6 +75,10 @@ def same_normal(answer: str, gold: str, *, policy: Policy) -> bool | None:
     if answer == gold:
         return bool(answer)
     number, gold_number = plain_number(answer), plain_number(gold)
+    if number is None and gold_number and _DECIMAL_COMMA.fullmatch(answer) and gold_number.n_decimals:
+        number = plain_number(answer.replace(",", "."))
+    if gold_number is None and number and _DECIMAL_COMMA.fullmatch(gold) and number.n_decimals:
+        gold_number = plain_number(gold.replace(",", "."))
     if number and gold_number:
         return _same_number(number, gold_number, policy)
     if gold_number and _cannot_be_a_number(answer):
@@ -84,6 +90,8 @@ def same_normal(answer: str, gold: str, *, policy: Policy) -> bool | None:
         is_alike = (brackets[1], brackets[3]) == (gold_brackets[1], gold_brackets[3])
         if not is_alike and len(split_list(gold_brackets[2])) > 1:
             return False  # [1,2) is not [1,2], and {1,2} not (1,2)
+    if brackets and (brackets[1], brackets[3]) in (("[", "]"), ("(", ")")) and len(split_list(gold)) > 1:
+        answer, brackets = brackets[2], None  # a list in brackets where a list without them is asked for
     parts, gold_parts = listed(answer), listed(gold)
     if (len(parts) > 1 and len(gold_parts) > 1) or (parts, gold_parts) != ([answer], [gold]):
         return _same_parts(parts, gold_parts, is_ordered=policy.ordered_lists, policy=policy)
@@ -172,14 +180,17 @@ def _same_words(answer: str, gold: str) -> bool | None:
         return None
     if _TIME.fullmatch(gold) and _TIME.fullmatch(answer):
         return False  # equal ones are equal texts
-    if not re.fullmatch(r"[A-Za-z][A-Za-z'.-]{2,}", gold):
+    if not _WORD.fullmatch(gold):
         return None
-    return answer.strip("()").casefold().rstrip(".") == gold.casefold().rstrip(".")
+    words = [text.strip("().").casefold() for text in (answer, gold)]
+    words = [re.sub(r"^(?:an?|the)(?=[a-z]{4})", "", word) if words[0] != words[1] else word for word in words]
+    # of letters that stand for variables, the order does not count: that is algebra
+    return words[0] == words[1] or (None if sorted(words[0]) == sorted(words[1]) else False)
 
 
 def _cannot_be_a_number(text: str) -> bool:
     """An inequality, two numbers side by side, or an expression in variables that nothing binds."""
-    if re.search(r"[<>]|\\[lg]e(?![a-z])|\d \d", text):
+    if re.search(r"[<>]|\\[lg]e(?![a-z])|(?<![_^{\d])\d+ \d", text):
         return True
     if re.search(r"=|\\(?:lim|sum|int|prod|text)|\d[A-Za-z]$", text):
         return False
@@ -189,6 +200,8 @@ def _cannot_be_a_number(text: str) -> bool:
 def _without_names(answer: str, gold: str) -> tuple[str, str]:
     """Both without "x=" where one side has it or both have the same; the last of a chain of equations."""
     answer, gold = _chain_end(answer), _chain_end(gold)
+    if answer.endswith("=0") and "=" not in gold and not plain_number(gold):
+        answer = answer[:-2]
     name, gold_name = _ASSIGNED.match(answer), _ASSIGNED.match(gold)
     rest, gold_rest = (text[found.end() :] if found else text for text, found in ((answer, name), (gold, gold_name)))
     if (name and "=" in rest) or (gold_name and "=" in gold_rest):
@@ -203,8 +216,10 @@ def _without_names(answer: str, gold: str) -> tuple[str, str]:
 
 def _chain_end(text: str) -> str:
     """x=11 of x=5+6=11, and 11 of 5+6=11; lists of equations stay."""
-    if (found := _SUM.fullmatch(text)) is not None:
+    if found := _SUM.fullmatch(text):
         return found[1]
+    if found := re.fullmatch(r"([^=]+)=([a-z])", text):
+        return f"{found[2]}={found[1]}"
     if text.count("=") < 2 or "," in text or r"\le" in text or r"\ge" in text:
         return text
     parts = text.split("=")

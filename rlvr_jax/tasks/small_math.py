@@ -73,5 +73,5 @@ _KINDS = (
     _Kind(2, "Prealgebra", _reduced, _REDUCIBLE),
     _Kind(3, "Algebra", _linear, _grid(range(2, 10), range(1, 10), range(2, 11))),
     _Kind(4, "Counting & Probability", _pairs, _grid(range(4, 10), range(1, 101))),
-    _Kind(5, "Intermediate Algebra", _interval, _grid(range(1, 31), range(1, 21))),
+    _Kind(5, "Intermediate Algebra", _interval, _grid(range(10, 77), range(1, 10))),
 )

@@ -122,7 +122,7 @@ class TaskConfig:
     n_clues: int = 0  # earlier guesses that the prompt shows, with their patterns
     guess_style: str = "bare"  # the word alone; or "tagged": the rules in the prompt, the word in <guess></guess>
     # of every task
-    rewards: tuple[str, ...] = ()  # each one of the task's own or "module:function"; (): the task's default
+    rewards: tuple[str, ...] = ()  # each one of the task's own, "module:function", "judge" or "code"; (): its default
     reward_weights: tuple[float, ...] = ()  # one per reward; (): all 1
     correct_at: float = 1.0  # a rollout whose weighted rewards reach this counts as correct
     reward_limit_s: float = 60.0  # of one call; a reward that takes longer is stopped and its group left out

@@ -53,6 +53,7 @@ _CODE_THAT_MATTERS += tuple(
 )
 _SAMPLING_THAT_MATTERS = ("sampling.max_new", "sampling.max_prompt", "sampling.long_prompts")
 _OF_GRADING = ("task.reward", "task.correct", "task.answer_policy", "task.answer_limit", "task.answer_workers")
+_OF_GRADING += ("task.judge.", "task.code.")
 _PACKAGES_THAT_MATTER = ("jax", "jaxlib", "numpy", "optax")
 Progress = Callable[[int, int, str], None]  # (done, total, what)
 

@@ -205,6 +205,19 @@ def test_a_null_in_the_last_evaluation_is_no_number(tmp_path, name):
     assert table_of(report(tmp_path))["8 x 4"][f"final {name}"] == expected
 
 
+def test_a_category_does_not_pass_for_the_whole(tmp_path):
+    folder = make_run(tmp_path / "runs", point="p")
+    before = table_of(report(tmp_path))["8 x 4"]
+    rows = [json.loads(line) for line in (folder / "evals.jsonl").read_text().splitlines()]
+    of_category = {
+        "eval/digits/addition/pass@1": 0.99,
+        "eval/digits/addition/greedy": 0.98,
+        "eval/digits/addition/n": 3,
+    }
+    (folder / "evals.jsonl").write_text("".join(json.dumps(row | of_category) + "\n" for row in rows))
+    assert table_of(report(tmp_path))["8 x 4"] == before
+
+
 def test_a_start_that_was_not_evaluated_is_shown_as_unknown(tmp_path):
     folder = make_run(tmp_path / "runs", point="p")
     rows = (folder / "evals.jsonl").read_text().splitlines(keepends=True)

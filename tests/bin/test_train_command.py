@@ -163,11 +163,15 @@ def test_checkpoints_that_cannot_be_read_are_named(study, uninterrupted):
 
 
 def test_evaluate_reads_a_checkpoint(study, uninterrupted):
-    code, said = run(study, "evaluate", "--config=tiny.py", "--json=e.json", f"--checkpoint={uninterrupted}")
+    arguments = ["--config", "tiny.py", "--json=e.json", "--checkpoint", str(uninterrupted), "--k", "1,4"]
+    code, said = run(study, "evaluate", *arguments)
     assert code == 0, said
     got = json.loads((study / "e.json").read_text())
     last = [json.loads(line) for line in (uninterrupted / "evals.jsonl").read_text().splitlines()][-1]
     assert {k: v for k, v in got.items() if k.startswith("eval/")} == {
         k: v for k, v in last.items() if k.startswith("eval/")
     }
-    assert "update 40" in said
+    assert "update 40: 3 held-out problems, 4 samples each\nproblems " in said
+    (added,) = (uninterrupted / "evaluations" / "evals.jsonl").read_text().splitlines()
+    assert json.loads(added) == {"update": 40, **got}
+    assert list((uninterrupted / "evaluations").glob("events.out.tfevents.*"))

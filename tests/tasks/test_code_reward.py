@@ -84,6 +84,14 @@ def test_a_row_at_fault_is_left_out_and_the_others_are_graded():
     assert "reward code on prompt 'Other.': field 'tests' holds no tests" in failures[2]
 
 
+def test_rows_without_tests_are_found_before_anything_runs(caplog):
+    reward = CodeReward(SETTINGS)
+    with pytest.raises(ValueError, match=r"not one row has tests for the reward 'code'.*set task.code.tests_field"):
+        reward.check([problem(None), problem([])])
+    reward.check([problem(TESTS), problem("assert (")])
+    assert "1 of 2 rows have tests that cannot be used: reward code on prompt 'Write inc.'" in caplog.text
+
+
 def test_code_is_one_of_a_tasks_rewards():
     rewards = Rewards(
         RewardSettings(("exact", "code"), (0.0, 2.0), 2.0, 5.0, 1, code=SETTINGS), own=("exact",), default=("exact",)

@@ -162,6 +162,13 @@ def test_a_refused_key_is_not_tried_again_and_not_shown(judge, caplog):
     assert KEY not in why + caplog.text
 
 
+def test_questions_that_are_too_long_do_not_keep_others_from_being_asked(judge):
+    texts = [f"long {i}" for i in range(12)] + ["short"]
+    with judge_server(by_completion(long=Reply(status=400, body="too long"), short="Score: 5")) as server:
+        score_PR, _ = judge(server, concurrency=1).grade([SUM], [texts])
+    np.testing.assert_array_equal(score_PR, [[np.nan] * 12 + [0.5]])
+
+
 @pytest.mark.parametrize(
     "body",
     ["", "<html>proxy</html>", "null", "[]", '{"choices": []}', '{"choices": [{"message": {"content": null}}]}',

@@ -2,6 +2,8 @@
 
 import pytest
 
+from rlvr_jax.tasks.data_files import SUFFIXES
+from rlvr_jax.tasks.hub import is_hub_path
 from rlvr_jax.tasks.question_rows import (
     DATA_SETS,
     OMI,
@@ -103,3 +105,10 @@ def test_the_templates_of_the_data_sets_name_the_question(name):
     assert filled.startswith("WHAT?\n\nThink step by step, and give the final ")
     assert ("####" in filled) == (name != "math")
     assert ("\\boxed{}" in filled) == (name == "math")
+
+
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_the_data_sets_name_files_of_the_hub(name):
+    for path in (DATA_SETS[name].path, DATA_SETS[name].heldout_path):
+        assert is_hub_path(path)
+        assert path.endswith(SUFFIXES)

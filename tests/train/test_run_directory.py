@@ -91,7 +91,7 @@ def test_the_record_says_what_the_run_is_and_how_it_stands(tmp_path, tiny_config
     run = json.loads((tmp_path / "run.json").read_text())
     assert (run["status"], run["study"], run["point"]) == ("finished", "tiny", "tiny_np8_nr4_s0")
     assert (run["starting_params"], run["final"]) == ("abc", {"greedy": 0.5})
-    assert run["plan"] == dataclasses.asdict(plan)
+    assert run["plan"] == json.loads(json.dumps(dataclasses.asdict(plan)))  # tuples are lists
     assert run["config"].keys() == flat_fields(tiny_config).keys()
     assert (run["config"]["batch.n_prompts"], run["config"]["eval.k"]) == (8, [1, 4])
     assert run["versions"]["jax"] == jax.__version__

@@ -142,7 +142,7 @@ def test_a_setting_that_cannot_work_is_named_with_its_value_and_the_fix(path, va
     assert says in problem
 
 
-MAY_BE_NEGATIVE = ("task.correct_at", "task.judge.score_min", "task.judge.score_max")
+MAY_BE_NEGATIVE = ("task.correct_at", "algo.select_threshold", "task.judge.score_min", "task.judge.score_max")
 COUNTS_AND_RATES = [
     path
     for path, value in flat_fields(TrainConfig()).items()

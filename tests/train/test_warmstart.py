@@ -50,6 +50,8 @@ def test_demonstrations_are_right_at_first_and_only_then_sometimes_wrong(tiny_co
         ("warmstart.seed", 1, True),
         ("seed", 1, False),
         ("batch.n_prompts", 4, False),
+        ("task.judge.budget_requests", 5, False),
+        ("task.code.limit_s", 5.0, False),
         ("optimizer.peak_lr", 0.5, False),
     ],
 )

@@ -34,7 +34,9 @@ def test_the_tiny_games_fit_their_tokens_exactly():
     point = point_of("wordle.py:tiny")
     point.placement.data = 1
     assert assemble(point).turn_tokens == 6  # five letters and EOS
-    assert assemble(point).plan.n_evaluations == 1 + 5 + 3  # at 0, every 20, and at 25, 50 and 75
+    assert assemble(point).plan.n_evaluations == 1 + 4  # every 20, where the milestones are, too
+    point.eval.milestones = (20, 25, 80)
+    assert assemble(point).plan.n_evaluations == 1 + 4 + 1
 
 
 def test_an_unknown_size_is_refused():
