@@ -13,7 +13,9 @@ HALF_SUMS = (0.5, 0.25, 0.25)
 KINDS_500 = ("arithmetic n_problems=250", "counting n_problems=125 operand_max=10", "comparison n_problems=125")
 DR_GRPO = {"algo.advantage": "centred", "algo.averaging": "constant_length"}
 
-VARIANTS = {  # what each changes: numbers 0-20, 500 problems, GRPO, beta 0.1, 16 rollouts of each prompt
+# what each changes: GRPO with beta 0.1 and 16 rollouts of each prompt, numbers 0-20; 500 problems with + - *, or when
+# tiny all sums, as the built-in model learns to add numbers that it has not seen
+VARIANTS = {
     "base": {},
     "numbers_to_10": {"task.operand_max": 10, "task.n_problems": 0},
     "problems_100": {"task.n_problems": 100},
@@ -33,7 +35,13 @@ VARIANTS = {  # what each changes: numbers 0-20, 500 problems, GRPO, beta 0.1, 1
         "task.n_problems": 0,
         "task.mixture": ("arithmetic operand_max=10", "arithmetic"),
     },
-    "curriculum": {"task.stages": ("operators=+ operand_max=10", "operand_max=10", "operand_max=20")},
+    "curriculum": {
+        "task.stages": (
+            "operators=+ operand_max=10",
+            "operators=+-* operand_max=10",
+            "operators=+-* operand_max=20",
+        )
+    },
     "mixed_curriculum": {
         "task.name": "mixture",
         "task.mixture": KINDS,

@@ -1,8 +1,10 @@
 """GSM8K: word problems with a number as answer.
 
-    bin/train --config=gsm8k.py:tiny          the built-in model on small problems made here; no download
-    bin/train --config=gsm8k.py               OLMo-2-1B on GSM8K; needs a GPU and the Hub
+    bin/train --config=gsm8k.py:tiny          the built-in model on word problems made here; no download
+    bin/train --config=gsm8k.py               OLMo-2-1B on GSM8K; needs a GPU and the Hub, not measured yet
 
+Measured (:tiny): 2026-11-21, 2-core CPU busy with other work, 3 min 13 s of CPU time with the warm start. On 128
+held-out problems pass@1 0.377 -> 0.773, greedy 0.805 -> 0.883, maj@8 0.606 -> 0.827 after 80 updates.
 """
 
 from rlvr_jax.train import config as c

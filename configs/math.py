@@ -36,7 +36,7 @@ def tiny_config() -> c.TrainConfig:
         study="math_tiny",
         n_updates=80,
         task=c.TaskConfig(name="math", path="builtin:small", template="{problem}\n"),
-        warmstart=c.WarmstartConfig(n_updates=1200, n_correct_updates=1000, batch_size=64, peak_lr=5e-3, p_correct=0.7),
+        warmstart=c.WarmstartConfig(n_updates=1200, n_correct_updates=1000, batch_size=64, peak_lr=5e-3, p_correct=0.6),
         batch=c.BatchConfig(n_prompts=32, n_rollouts=8),
         sampling=c.SamplingConfig(max_new_tokens=24),
         optimizer=c.OptimizerConfig(peak_lr=3e-4),

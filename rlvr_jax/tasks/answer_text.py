@@ -3,6 +3,7 @@
 import re
 from functools import lru_cache
 
+MOST_CHARACTERS = 2_000
 _CHARACTERS = str.maketrans(
     {
         "−": "-", "–": "-", "‑": "-", "×": r"\times ", "÷": "/", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "′": "'",
@@ -53,7 +54,7 @@ _REPLACED = tuple(
         (r"\\(?:mathbf|boldsymbol)\s*\{([^{}]*)\}", r"\1"),
         (r"\\text\s*\{\s*(?:percent(?:age)?|\\?%)\s*\}|(?<![a-zA-Z\\])percent(?:age)?(?![a-zA-Z])|\\?%", r"\\%"),
         (r"(?:\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree)(?:\s*(?:\\text\s*\{\s*)?[CF](?![a-zA-Z])\s*\}?)?", ""),
-        (r"(\d*)\.(\d*)\\(?:overline|bar)\s*\{?(\d+)\}?", _repeating),
+        (r"(\d{0,20})\.(\d{0,20})\\(?:overline|bar)\s*\{?(\d{1,20})\}?", _repeating),
         (r"\^\s*\{?o\}?(?![a-zA-Z])", ""),
         (r"\\text\s*\{\s*degrees?\s*\}|(?<=[\d }])degrees?\b", ""),
         (r"\\(?:leq|leqslant)(?![a-zA-Z])|<=", r"\\le "),
@@ -114,16 +115,19 @@ _UNIT_WORDS = (
     "dollar|dollars|cent|cents|buck|bucks|pound|pounds|euro|euros|unit|units|square|cubic|sq|per|radian|radians|"
     "people|person|student|students|way|ways|time|times|point|points|value|values|integer|integers|number|numbers|solution|solutions"
 )
-_UNITS = re.compile(
-    rf"(?:(?<=[\d)}}])\s*|(?<=[a-z])\s+(?=[a-z]{{2}}))(?:(?:{_UNIT_WORDS})(?:\s*\^\s*\{{?\d\}}?)?(?:\s+|\s*/\s*|$))+$"
-)
+_UNITS = re.compile(rf"(?:(?<=[\d)}}])\s*|(?<=\\pi)\s+)(?:(?:{_UNIT_WORDS})(?:\s*\^\s*\{{?\d\}}?)?(?:\s+|\s*/\s*|$))+$")
 _NUMBER_AND_WORDS = re.compile(r"(-?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?)((?:\s+[A-Za-z]+)+)\.?")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
 @lru_cache(maxsize=20_000)
 def normal_text(text: str, *, keep_units: bool = False) -> str:
-    """The answer in one spelling, without spaces, currency, units and typesetting; "" if nothing is left."""
+    """The answer in one spelling, without spaces, currency, units and typesetting; "" if nothing is left.
+
+    What is longer than any answer stays as it is.
+    """
+    if len(text) > MOST_CHARACTERS:
+        return text.strip()
     text = _TIME.sub(lambda found: f"{found[1]}{found[3].lower()}m", text.translate(_CHARACTERS))
     for pattern, replacement in _REPLACED:
         text = pattern.sub(replacement, text)

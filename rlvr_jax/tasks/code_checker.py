@@ -77,7 +77,7 @@ def _exception(name: Any) -> Exception:
 
 def check(link: Link, tests: Sequence[Callable[[], None]], *, verdicts_fd: int, cpu_s: int, memory_bytes: int) -> None:
     """Runs the tests and writes a line "passed", "failed" or "untestable" for each, as soon as it is known."""
-    confine(cpu_s=cpu_s, memory_bytes=memory_bytes)
+    confine(cpu_s=cpu_s, memory_bytes=memory_bytes, readable=())
     try:
         link.begin()
         is_there = link.reply().get("ready") is True

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlvr_jax.tasks.code_run import CodeLimits, run_tests
 from rlvr_jax.tasks.code_tests import tests_of_row
-from rlvr_jax.tasks.confine import can_confine
+from rlvr_jax.tasks.confine import can_confine, can_hide_files
 from rlvr_jax.tasks.problem import Problem
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ class CodeReward:
                 "the reward 'code' cannot confine code on this machine: its kernel refuses filters of system calls, as "
                 "in some containers; allow seccomp there, or leave out 'code' in task.rewards"
             )
+        if not can_hide_files():
+            log.warning("this kernel has no Landlock: the code that the reward 'code' runs can read your files")
 
     def check(self, problems: Sequence[Problem]) -> None:
         """Warns of problems whose rows have no tests that can be used. Raises ValueError if that is all of them."""

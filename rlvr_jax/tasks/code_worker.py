@@ -25,7 +25,7 @@ def main(code_file: str, *, calls_fd: int, replies_fd: int, cpu_s: int, memory_b
 
     sys.argv = [code_file]
     sys.set_int_max_str_digits(0)
-    confine(cpu_s=cpu_s, memory_bytes=memory_bytes)
+    confine(cpu_s=cpu_s, memory_bytes=memory_bytes, readable=[os.path.dirname(code_file)])
     calls.readline()  # the process with the tests has hidden its memory
     try:
         names = runpy.run_path(code_file, run_name="code")  # not "__main__", whose block would wait for input

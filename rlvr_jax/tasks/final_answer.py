@@ -23,6 +23,7 @@ _MATH = re.compile(
 _SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z]|\s*$)")
 _FENCE = re.compile(r"```(\w*)\n?(.*?)(?:```|\Z)", re.DOTALL)
 _CHAT_TOKEN = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>")
+_NEXT_QUESTION = re.compile(r"\n[ \t]{0,8}(?:Q|Question|Problem)(?: \d{1,4})?:", re.IGNORECASE)
 _CALCULATOR = re.compile(r"<<[^<>\n]{1,200}>>")  # GSM8K's: 9*2 = <<9*2=18>>18
 _ASYMPTOTE = re.compile(r"\[asy\].{0,4000}?\[/asy\]", re.DOTALL)
 _BETWEEN_BOXES = re.compile(r"[^.\n]{0,40}?(?:,|;|\band\b|\bor\b)[^.\n]{0,40}|[\s,;$]{0,6}")
@@ -68,15 +69,22 @@ def final_answer(text: str, *, prefer_hashes: bool) -> FinalAnswer | None:
     In this order: what "####" marks (if preferred; else it counts like the box), then the last of <answer> tags,
     \\boxed{} or \\fbox{} and "final answer is", then the last "answer is", "answer:" or line "A:". A text
     without any of these is its own answer if it is but a formula; else its last formula or number counts,
-    else the output of its last program. Code itself, and a program cut short, hold no answer.
+    else the output of its last program. Questions that follow an answer do not count. Code itself, and a
+    program cut short, hold no answer.
     """
     text = _CALCULATOR.sub("", _CHAT_TOKEN.sub(" ", text[-MOST_CHARACTERS:])).replace("\0", " ")
     prose, output = _without_code(text)
-    if prefer_hashes and (found := _after_hashes(prose)):
-        return found
-    if found := _marked(prose, prefer_hashes=prefer_hashes) or _said(prose):
-        return found
-    return _unmarked(prose) or (output and _output(output)) or None
+    if (next_question := _NEXT_QUESTION.search(prose)) and (
+        found := _stated(prose[: next_question.start()], prefer_hashes=prefer_hashes)
+    ):
+        return found  # a base model goes on with a question of its own
+    return _stated(prose, prefer_hashes=prefer_hashes) or _unmarked(prose) or (output and _output(output)) or None
+
+
+def _stated(text: str, *, prefer_hashes: bool) -> FinalAnswer | None:
+    """The answer that a mark announces."""
+    found = _after_hashes(text) if prefer_hashes else None
+    return found or _marked(text, prefer_hashes=prefer_hashes) or _said(text)
 
 
 def gold_answer(text: str) -> str:

@@ -50,7 +50,11 @@ class Grades:
 
 
 class Task(Protocol):
-    """Problems as a pure function of an index, and the grades of completions."""
+    """Problems as a pure function of an index, and the grades of completions.
+
+    One that draws from some of its problems more often than from others, or in stages, has a `schedule` besides: see
+    tasks/schedule.py.
+    """
 
     name: str
     fingerprint: str  # of the data: "" where the config alone decides the problems, for files a hash of their bytes

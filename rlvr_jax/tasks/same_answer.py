@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 
-from rlvr_jax.tasks.answer_text import listed, normal_text, split_list
+from rlvr_jax.tasks.answer_text import MOST_CHARACTERS, listed, normal_text, split_list
 from rlvr_jax.tasks.plain_number import PlainNumber, plain_number
 
-MOST_CHARACTERS = 2_000  # of an answer; longer ones are only ever equal letter by letter
 # f(x)=, x=, (p,q,r)=, V_{1}:V_{2}=, x\in: what is assigned counts, not its name
 _ASSIGNED = re.compile(
     r"(?:[a-zA-Z]\w*(?:_\{?\w+\}?)?'?(?:\([a-zA-Z](?:,[a-zA-Z])*\))?|\([a-zA-Z](?:,[a-zA-Z])+\)|[A-Z]{2,3}|\\[a-z]+|[\w{}]+:[\w{}:]+)(?:=|\\in)"
@@ -16,6 +15,7 @@ _ASSIGNED = re.compile(
 _SUM = re.compile(r"[-\d.,+*/()^]*[-+*/^][-\d.,+*/()^]*=(-?[\d.,/]+)")
 _CHOICE = re.compile(r"\(?([A-J])\)?[.):]?")
 _WORD = re.compile(r"(?=.{3}|(?i:no$))[A-Za-z]{2,}(?:[-'.][A-Za-z]{2,})*\.?")
+_MOST_COMPARISONS = 2_500  # of the elements of two lists; longer ones are compared letter by letter
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d{1,2}")  # 3,14: a list, but not beside 3.14
 _TIME = re.compile(r"\d{1,2}:\d\d[ap]m")
 _IN_BRACKETS = re.compile(r"(\\\{|[\[(])(.*?)(\\\}|[\])])", re.DOTALL)
@@ -59,7 +59,7 @@ def same_answer(answer: str, gold: str, *, policy: Policy) -> bool | None:
     if number and gold_number:
         return _same_number(number, gold_number, policy)
     if max(len(answer), len(gold)) > MOST_CHARACTERS:
-        return bool(answer.strip()) and answer.strip() == gold.strip()
+        return bool(answer.strip()) and answer.strip() == gold.strip()  # letter by letter or not at all
     normal = normal_text(answer, keep_units=policy.units)
     normal_gold = normal_text(gold, keep_units=policy.units)
     if not normal or not normal_gold:
@@ -116,6 +116,8 @@ def _same_parts(parts: list[str], gold_parts: list[str], *, is_ordered: bool, po
             return False
         each = [same_normal(part, gold, policy=policy) for part, gold in zip(parts, gold_parts, strict=True)]
         return False if False in each else None if None in each else True
+    if len(parts) * len(gold_parts) > _MOST_COMPARISONS:
+        return sorted(parts) == sorted(gold_parts)
     if len(set(gold_parts)) > len(set(parts)) or any(r"\pm" in part for part in (*parts, *gold_parts)):
         return None
     left, is_sure = list(parts), True
@@ -231,6 +233,8 @@ def canonical_answer(text: str) -> str:
 
     Unlike `same_answer` it must hold without a gold beside it: "x=5" and "5" share one, 50% and 0.5 do not.
     """
+    if len(text) > MOST_CHARACTERS:
+        return text[:MOST_CHARACTERS]
     normal = _chain_end(normal_text(text))
     if (name := _ASSIGNED.match(normal)) and "=" not in normal[name.end() :]:
         normal = normal[name.end() :] or normal

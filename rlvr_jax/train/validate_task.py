@@ -22,7 +22,7 @@ _READ = {  # which settings a task reads; others must be left alone
     "jsonl": (*_OF_OWN_FILES, *_OF_REWARDS),
     **dict.fromkeys(DATA_SETS, (*_OF_QUESTIONS, *_OF_REWARDS)),
     "math": (*_OF_QUESTIONS, "levels", "subjects", *_OF_REWARDS),
-    "wordle": (*_OF_WORDLE, *_OF_REWARDS),
+    "wordle": (*_OF_WORDLE, *(name for name in _OF_REWARDS if name != "correct_at")),
 }
 _REWARDS = {  # the task's own ones, and its default
     **{name: (listed_task.OWN_REWARDS, listed_task.DEFAULT_REWARDS) for name in (*FIELDS, MIXTURE)},

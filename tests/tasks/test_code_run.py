@@ -6,6 +6,7 @@ import time
 import pytest
 
 from rlvr_jax.tasks.code_run import CodeLimits, run_tests
+from rlvr_jax.tasks.confine import can_hide_files
 
 LIMITS = CodeLimits(wall_s=20.0, cpu_s=1, memory_mib=256)
 ONE = ["assert f(1) == 2"]
@@ -118,24 +119,27 @@ def test_what_is_not_computing_is_refused(tmp_path):
     assert path.read_text() == "data"
 
 
-def test_the_processes_around_the_code_do_not_show_what_they_hold():
-    """Those of the same user's that are hidden as the one with the tests is; the trainer's own are not."""
+@pytest.mark.skipif(not can_hide_files(), reason="needs a kernel with Landlock")
+def test_only_pythons_own_files_can_be_read(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("the answers")
     code = """
-import glob
-def f(x):
-    for folder in glob.glob("/proc/[0-9]*"):
-        try:
-            is_checker = open(folder + "/cmdline", "rb").read().endswith(b"-B\\0-\\0")
-        except OSError:
-            continue
-        if is_checker:
-            try:
-                return len(open(folder + "/mem", "rb").name)
-            except PermissionError:
-                return "hidden"
-    return "not found"
+import json, decimal, sqlite3, unicodedata, zoneinfo, random, difflib
+def f(path):
+    try:
+        return len(open(path, "rb").read(100))
+    except PermissionError:
+        return "refused"
+def g(path):
+    import os
+    try:
+        return os.listdir(path) != []
+    except PermissionError:
+        return "refused"
 """
-    assert verdicts(code, ["assert f(1) == 'hidden'"]) == ["passed"]
+    hidden = [str(tmp_path / "rows.jsonl"), "/etc/passwd", "/proc/self/environ", f"/proc/{os.getpid()}/environ"]
+    tests = [f"assert f({path!r}) == 'refused'" for path in hidden]
+    tests += [f"assert g({path!r}) == 'refused'" for path in ("/", "/proc", str(tmp_path))]
+    assert verdicts(code, tests) == ["passed"] * 7
 
 
 def test_a_thread_is_allowed_and_dies_with_its_process():

@@ -69,6 +69,13 @@ def test_a_text_without_an_answer_has_none(text):
     assert found(text) in (None, ("whole text", "$$"))
 
 
+@pytest.mark.parametrize("answer", ["The answer is 8.", r"It is \boxed{8}.", "#### 8"])
+def test_questions_that_a_base_model_adds_after_its_answer_do_not_count(answer):
+    text = answer + "\n\nQ: And twice that?\nA: The answer is 16.\n#### 16"
+    assert final_answer(text, prefer_hashes=True).text == "8"
+    assert final_answer("Question: what?\n" + answer, prefer_hashes=True).text == "8"
+
+
 def test_an_empty_box_is_found_empty_rather_than_skipped():
     assert found(r"5, so \boxed{}") == ("box", "")
 
@@ -77,6 +84,15 @@ def test_boxes_joined_at_the_end_are_offered_as_a_list():
     answer = final_answer(r"$\boxed{1}$ and $\boxed{2}$", prefer_hashes=False)
     assert (answer.text, answer.joined) == ("2", "1, 2")
     assert final_answer(r"\boxed{1} is wrong. It is \boxed{2}", prefer_hashes=False).joined is None
+
+
+def test_formulas_joined_at_the_end_are_offered_as_a_list():
+    assert final_answer("The solutions are $x=1$ and $x=2$.", prefer_hashes=False).joined == "x=1, x=2"
+
+
+def test_what_a_calculator_wrote_is_not_the_answer():
+    assert found("She has 2+3=<<2+3=5>> apples: five of them") != ("last number", "5")
+    assert found("9*2 = <<9*2=18>>18") == ("whole text", "9*2 = 18")
 
 
 def test_a_sentence_is_also_read_as_its_number():
