@@ -25,6 +25,7 @@ VARIANTS = {
     "beta_0": {"algo.kl_coef": 0.0},
     "beta_02": {"algo.kl_coef": 0.2},
     "rollouts_4": {"batch.n_rollouts": 4},
+    "rollouts_4_of_8": {"batch.n_rollouts": 4, "batch.n_prompts": 8},  # of 8 prompts: a quarter of the rollouts
     "rollouts_64": {"batch.n_rollouts": 64},
     "temperature_07": {"sampling.temperature": 0.7},
     "temperature_1": {"sampling.temperature": 1.0},
@@ -51,7 +52,7 @@ VARIANTS = {
     "threshold": {"algo.select": "threshold", "algo.select_threshold": 0.5},
     "best_of_4": {"algo.select": "best_of_n", "algo.select_n": 4},
 }
-CLAIMS = ("base", "beta_0", "rollouts_4", "dr_grpo", "problems_100", "mixed")
+CLAIMS = ("base", "beta_0", "rollouts_4", "rollouts_4_of_8", "dr_grpo", "problems_100", "mixed")
 
 
 def get_config(arg: str | None = None) -> c.TrainConfig:
@@ -87,13 +88,13 @@ def _read(arg: str | None) -> tuple[str, str]:
 
 
 def _changes(config: c.TrainConfig, variant: str) -> dict:
-    """Of a variant, with as many rollouts per update and stages of equal length."""
+    """Of a variant, with as many rollouts per update unless it says how many prompts, and stages of equal length."""
     changes = dict(VARIANTS[variant])
     n_rollouts = changes.get("batch.n_rollouts", config.batch.n_rollouts)
     if "task.stages" in changes:
         n_prompts = config.n_updates * config.batch.n_prompts
         changes |= {"task.n_problems": 0, "task.stage_prompts": (n_prompts // 3, n_prompts // 3)}
-    return changes | {"batch.n_prompts": config.batch.n_prompts * config.batch.n_rollouts // n_rollouts}
+    return {"batch.n_prompts": config.batch.n_prompts * config.batch.n_rollouts // n_rollouts} | changes
 
 
 def _tiny() -> c.TrainConfig:

@@ -3,6 +3,7 @@
     bin/train --config=math.py:tiny           the built-in model on small problems made here; no download
     bin/train --config=math.py                OLMo-2-1B on MATH, evaluated on MATH-500; needs a GPU and the Hub
 
+Not measured yet.
 """
 
 from rlvr_jax.train import config as c

@@ -8,7 +8,11 @@
 Words of one's own: --config.task.words=PATH, and --config.task.allowed_words=PATH for more that may be guessed.
 The most a game can earn is 2: half each for the form, for using what is known, and 1 for the word.
 
-NOT MEASURED
+Measured (:tiny): 2026-11-21, 2-core CPU busy with other work, 17 min 54 s with the warm start (5 min 55 s of processor
+time). Means of the first 10 and the last 10 of 80 updates, on the 60 words: reward 0.651 -> 1.847, win 0.104 -> 0.895,
+feedback 0.299 -> 0.938. On the 15 words that are never secrets in training the win rate falls, pass@1 0.058 -> 0.000:
+the policy learns which words are secrets. There the reward goes from 0.665 (after 20 updates) to 0.710.
+Qwen2.5-1.5B: not measured yet.
 """
 
 from rlvr_jax.train import config as c
@@ -33,7 +37,13 @@ def _tiny(*, n_turns: int, n_clues: int) -> c.TrainConfig:
         study="wordle_tiny" if n_turns > 1 else "wordle_tiny1",
         n_updates=80,
         task=c.TaskConfig(name="wordle", n_words=75, n_turns=n_turns, n_clues=n_clues, reward_weights=WEIGHTS),
-        warmstart=c.WarmstartConfig(n_updates=800, n_correct_updates=600, batch_size=128, peak_lr=4e-3, p_correct=0.3),
+        warmstart=c.WarmstartConfig(
+            n_updates=800 if n_turns > 1 else 300,
+            n_correct_updates=600 if n_turns > 1 else 200,
+            batch_size=128,
+            peak_lr=4e-3,
+            p_correct=0.3,
+        ),
         batch=c.BatchConfig(n_prompts=15, n_rollouts=16),
         sampling=c.SamplingConfig(max_new_tokens=n_turns * guess + (n_turns - 1) * reply, bucket_tokens=16),
         optimizer=c.OptimizerConfig(peak_lr=1e-3),

@@ -109,14 +109,21 @@ _TIME = re.compile(r"(\d{1,2}:\d\d)\s*(\\text\s*\{)?\s*([ap])\.?\s*m\b\.?\s*(?(2
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _LAST_UNIT = re.compile(r"\s*\\text\s*\{[^{}]*\}\s*(?:\^\s*\{?\s*\d\s*\}?)?$")
 _UNIT_WORDS = (
-    "cm|mm|km|m|ft|in|kg|g|mg|lb|lbs|oz|ml|l|s|h|hr|hrs|min|mph|kph|sec|rad|usd|eur|"
+    "cm|mm|km|ft|in|kg|mg|lb|lbs|oz|ml|hr|hrs|min|mph|kph|sec|rad|usd|eur|"
     "inch|inches|foot|feet|mile|miles|meter|meters|metre|metres|yard|yards|gram|grams|kilogram|kilograms|liter|liters|litre|litres|"
     "second|seconds|minute|minutes|hour|hours|day|days|week|weeks|month|months|year|years|"
     "dollar|dollars|cent|cents|buck|bucks|pound|pounds|euro|euros|unit|units|square|cubic|sq|per|radian|radians|"
     "people|person|student|students|way|ways|time|times|point|points|value|values|integer|integers|number|numbers|solution|solutions"
 )
-_UNITS = re.compile(rf"(?:(?<=[\d)}}])\s*|(?<=\\pi)\s+)(?:(?:{_UNIT_WORDS})(?:\s*\^\s*\{{?\d\}}?)?(?:\s+|\s*/\s*|$))+$")
-_NUMBER_AND_WORDS = re.compile(r"(-?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?)((?:\s+[A-Za-z]+)+)\.?")
+_UNITS = re.compile(
+    # a single letter beside a number is a variable unless a space stands between
+    rf"(?:(?<=[\d)}}])\s*(?![mshlg]\b)|(?<=\d)\s+|(?<=\\pi)\s+)"
+    rf"(?:(?:{_UNIT_WORDS}|[mshlg])(?:\s*\^\s*\{{?\d\}}?)?(?:\s+|\s*/\s*|$))+$"
+)
+_NUMBER_AND_WORDS = re.compile(
+    r"(-?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?)((?:\s+(?:[A-Za-z]{3,}|a|of|in|ft|cm|km|kg|lb))+)\.?"
+)
+_DECIMAL_AND_LETTER = re.compile(r"(-?\d[\d,]*\.\d+)\s*[msg](?:\^\{?\d\}?)?")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 
 
@@ -155,6 +162,8 @@ def normal_text(text: str, *, keep_units: bool = False) -> str:
 
 def _without_units(text: str) -> str:
     if (found := _NUMBER_AND_WORDS.fullmatch(text)) and not re.search(r"\b(?:and|or|mod)\b", found[2]):
+        return found[1]
+    if found := _DECIMAL_AND_LETTER.fullmatch(text):
         return found[1]
     while (shorter := _LAST_UNIT.sub("", text).rstrip(" ,")) != text and re.search(r"[\d\\a-zA-Z]", shorter):
         text = shorter

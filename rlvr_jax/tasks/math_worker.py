@@ -193,12 +193,8 @@ def too_costly(text: str) -> bool:
     has_relation = re.search(r"[<>]|\\[lg]e(?![a-z])", text)
     if max(exponents, default=0) > (4 if has_relation else 60 if has_variable else _MOST_EXPONENT):
         return True
-    arguments = [
-        int(digits)
-        for digits in re.findall(r"(?:binom|Gamma|zeta)[^\d]{0,4}(\d+)|(\d+)[\s)}]*!", text)
-        for digits in digits
-        if digits
-    ]
+    found = re.findall(r"(?:binom|Gamma|zeta)[^\d]{0,4}(\d+)|(\d+)[\s)}]*!", text)
+    arguments = [int(of_function or of_factorial) for of_function, of_factorial in found]
     return max(arguments, default=0) > _MOST_FACTORIAL
 
 

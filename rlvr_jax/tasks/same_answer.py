@@ -24,7 +24,8 @@ _WITH_BASE = re.compile(r"([0-9A-Z]+)_\{?(\d+|[a-z]+)\}?")
 # A double as programs print it, rounding errors and all, is the number it was computed for; 0.3333 is not 1/3.
 _PRINTED_DIGITS = 12
 _PRINTED_DENOMINATOR = 10**12
-_PRINTED_ERROR = Fraction(1, 10**10)  # relative
+_PRINTED_ERROR = Fraction(1, 10**10)  # relative, up to numbers of this size:
+_LARGEST_INEXACT = 10**4
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,8 @@ def _is_close(value: Fraction, number: PlainNumber, gold_value: Fraction, gold: 
     if value == gold_value:
         return True
     difference = abs(value - gold_value)
-    if any(_is_printed_float(written) for written in (number, gold)) and difference <= abs(value) * _PRINTED_ERROR:
+    allowed = min(abs(value), _LARGEST_INEXACT) * _PRINTED_ERROR
+    if any(_is_printed_float(written) for written in (number, gold)) and difference <= allowed:
         return True
     decimals = [written.n_decimals for written in (number, gold) if written.n_decimals]
     return policy.rounded and any(difference <= Fraction(1, 2 * 10**n) for n in decimals)
@@ -182,8 +184,8 @@ def _same_words(answer: str, gold: str) -> bool | None:
         return None
     if _TIME.fullmatch(gold) and _TIME.fullmatch(answer):
         return False  # equal ones are equal texts
-    if not _WORD.fullmatch(gold):
-        return None
+    if not _WORD.fullmatch(gold) or (len(gold) <= 4 and not answer.isalpha()):
+        return None  # abc may be a product
     words = [text.strip("().").casefold() for text in (answer, gold)]
     words = [re.sub(r"^(?:an?|the)(?=[a-z]{4})", "", word) if words[0] != words[1] else word for word in words]
     # of letters that stand for variables, the order does not count: that is algebra

@@ -53,3 +53,12 @@ def test_unknown_characters_are_refused_by_name(encode):
         encode("caf\té" + "x" * 10_000)
     assert "\\t" in str(refused.value)
     assert len(str(refused.value)) < 400  # the text is shown in part only
+
+
+def test_a_reply_is_its_characters_without_bos_or_eos():
+    tokenizer = CharTokenizer()
+    first, *_ = tokenizer.encode_prompt("G-")
+    assert first == tokenizer.bos_id
+    assert [first, *tokenizer.encode_reply("G-", after=2)] == tokenizer.encode_prompt("G-")
+    with pytest.raises(ValueError, match="no id for"):
+        tokenizer.encode_reply("é", after=2)

@@ -67,7 +67,13 @@ FAMILIES = {  # (task, gold): (right, wrong)
         ],
     ),
     ("math", "1,2"): (
-        [r"\{2,1\}", r"\boxed{1} \text{ and } \boxed{2}", "x=1 or x=2", r"x = \frac{3 \pm 1}{2}"],
+        [
+            r"\{2,1\}",
+            r"\boxed{1} \text{ and } \boxed{2}",
+            r"\boxed{9, 10}, \boxed{\sqrt{4}, 1^3}",
+            "x=1 or x=2",
+            r"x = \frac{3 \pm 1}{2}",
+        ],
         ["1", "2", "12", "1,2,3", "(1,2,3)"],
     ),
     ("math", "2"): ([r"\boxed{1} and \boxed{2}", r"1+1 = \boxed{2}"], [r"\boxed{2}. So \boxed{1}"]),

@@ -1,5 +1,6 @@
 """Questions from files, graded by their final answers."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -75,6 +76,26 @@ def test_a_row_becomes_a_problem(build):
     assert build().train_problem(0).row == {"question": "10+10?", "answer": "10+10=20\n#### 20"}  # and nothing else
     assert sorted(p.answer for p in heldout) == ["40", "42"]
     assert (task.longest_answer, task.longest_demonstration) == (2, len("10+10=20\n#### 20"))
+
+
+@pytest.mark.parametrize(
+    ("path", "heldout_path", "n_train", "n_heldout"),
+    [
+        ("", "", 40, 2),  # the data set's own files, the test set held out
+        ("mine.jsonl", "", 17, 3),  # one's own: one question in ten of it; a hash takes 19+19?, 24+24? and 200+200?
+        ("mine.jsonl", "test.jsonl", 20, 2),
+        ("", "mine.jsonl", 40, 20),
+    ],
+)
+def test_the_test_set_is_held_out_unless_a_file_of_ones_own_is_trained_on(
+    build, path, heldout_path, n_train, n_heldout
+):
+    write(sums(range(100, 140)))
+    write(sums(range(20, 22)), "test.jsonl")
+    write([*sums([19, 24]), *sums(range(200, 218))], "mine.jsonl")
+    own = dataclasses.replace(GSM8K, path="train.jsonl", heldout_path="test.jsonl")
+    task = build(own, path=path, heldout_path=heldout_path)
+    assert (task.n_train, task.n_heldout) == (n_train, n_heldout)
 
 
 def test_a_completion_is_graded_by_its_final_answer(build):

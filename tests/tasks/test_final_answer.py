@@ -98,6 +98,7 @@ def test_what_a_calculator_wrote_is_not_the_answer():
 def test_a_sentence_is_also_read_as_its_number():
     answer = final_answer("Final Answer: Jane started 3 hours ago.", prefer_hashes=False)
     assert answer.readings == ("Jane started 3 hours ago", "3")
+    assert final_answer("The answer is 5 times 3 = 15 apples.", prefer_hashes=True).readings[-1] == "15"
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_75_words_are_60_to_train_on_and_15_held_out():
     assert not {p.content for p in train} & {p.content for p in heldout}
 
 
-def test_fewer_words_are_not_other_sides_of_the_split_than_they_would_be_alone():
+def test_a_problem_is_a_function_of_its_index_and_0_words_are_all_of_them():
     assert make_task().train_problem(7) == make_task().train_problem(7)
     train, heldout = problems_of(make_task(n_words=0))
     assert len(train) + len(heldout) == len(COMMON_WORDS)

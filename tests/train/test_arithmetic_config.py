@@ -11,7 +11,7 @@ from rlvr_jax.train.validate import validate
 VARIANTS = (
     "base", "numbers_to_10", "problems_100", "all_problems", "dr_grpo", "unscaled", "beta_0", "beta_02", "rollouts_4",
     "rollouts_64", "temperature_07", "temperature_1", "partial_credit", "mixed", "difficulties", "curriculum",
-    "mixed_curriculum", "threshold", "best_of_4",
+    "mixed_curriculum", "threshold", "best_of_4", "rollouts_4_of_8",
 )  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def test_every_variant_is_valid_and_the_tiny_one_fits_its_data(variant):
     parts = assemble(tiny)
     validate(large)
     assert (tiny.study, large.study) == (f"arithmetic_tiny_{variant}", f"arithmetic_{variant}")
-    assert parts.plan.rollouts_per_step == 128
+    assert parts.plan.rollouts_per_step == (32 if variant == "rollouts_4_of_8" else 128)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class Echo:
 
 
 def scripted(*calls):
-    """A sampler that writes, call by call, what stands in a list; "" ends in EOS unless the text ends in "..."."""
+    """A sampler that writes the texts of one list per call, each with EOS, or cut before it where it ends in "..."."""
     remaining, seen = list(calls), []
 
     def sample(params, prompt_NS, length_N, counter_N, key_N):
@@ -117,10 +117,30 @@ def test_turns_are_read_off_the_mask_so_that_no_reply_can_be_forged():
     assert texts == [[["<stop>", "stop"], ["stop"]], [["c", "d", "e"], ["no"]]]
 
 
+def test_every_turn_of_every_rollout_has_a_key_of_its_own_whatever_part_it_is_in():
+    def keys(rows_at_once, script):
+        sampler, _ = scripted(*copy.deepcopy(script))
+        found = []
+
+        def recording(params, prompt_NS, length_N, counter_N, key_N):
+            drawn = sampler(params, prompt_NS, length_N, counter_N, key_N)
+            n_real = min(len(script[len(found)]), len(prompt_NS))
+            assert counter_N.shape == key_N.shape
+            found.append([tuple(map(int, row)) for row in jax.random.key_data(key_N)[:n_real]])
+            return drawn
+
+        conversation(recording, rows_at_once=rows_at_once)
+        return [key for call in found for key in call]
+
+    whole = keys(4, SCRIPT)
+    assert len(whole) == len(set(whole)) == 7  # 4 + 2 + 1 turns
+    assert keys(1, [[text] for texts in SCRIPT for text in texts]) == whole
+
+
 @pytest.mark.parametrize("rows_at_once", [1, 3])
 def test_parts_hold_what_the_whole_holds(rows_at_once):
     in_parts = [row[first : first + rows_at_once] for row in SCRIPT for first in range(0, len(row), rows_at_once)]
-    whole, parts = conversation(scripted(*copy.deepcopy(SCRIPT))[0]), None
+    whole = conversation(scripted(*copy.deepcopy(SCRIPT))[0])
     parts = conversation(scripted(*in_parts)[0], rows_at_once=rows_at_once)
     for name in ("completion_PRT", "is_action_PRT", "completion_length_PR", "behavior_logprob_PRT"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name), err_msg=name)
