@@ -1,9 +1,11 @@
 """MATH: problems of five levels and seven subjects, with formulas as answers.
 
     bin/train --config=math.py:tiny           the built-in model on small problems made here; no download
-    bin/train --config=math.py                OLMo-2-1B on MATH, evaluated on MATH-500; needs a GPU and the Hub
+    bin/train --config=math.py                OLMo-2-1B on MATH, evaluated on MATH-500; needs a GPU, not measured yet
 
-Not measured yet.
+Measured (:tiny): 2026-11-21, 2-core CPU busy with other work, 3 min 29 s of CPU time with the warm start. On 250
+held-out problems pass@1 0.375 -> 0.701, greedy 0.696 -> 0.752, maj@4 0.462 -> 0.744 after 80 updates; pass@1 by level
+0.441, 0.239, 0.532, 0.514, 0.202 -> 0.897, 0.522, 0.955, 0.882, 0.355.
 """
 
 from rlvr_jax.train import config as c

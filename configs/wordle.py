@@ -35,7 +35,7 @@ def _tiny(*, n_turns: int, n_clues: int) -> c.TrainConfig:
     guess, reply = 6, 7  # characters, the guess with its EOS
     return c.TrainConfig(
         study="wordle_tiny" if n_turns > 1 else "wordle_tiny1",
-        n_updates=80,
+        n_updates=80 if n_turns > 1 else 300,
         task=c.TaskConfig(name="wordle", n_words=75, n_turns=n_turns, n_clues=n_clues, reward_weights=WEIGHTS),
         warmstart=c.WarmstartConfig(
             n_updates=800 if n_turns > 1 else 300,
@@ -48,7 +48,12 @@ def _tiny(*, n_turns: int, n_clues: int) -> c.TrainConfig:
         sampling=c.SamplingConfig(max_new_tokens=n_turns * guess + (n_turns - 1) * reply, bucket_tokens=16),
         optimizer=c.OptimizerConfig(peak_lr=1e-3),
         noise=c.NoiseConfig(every_updates=0),
-        eval=c.EvalConfig(every_updates=20, n_problems=15, milestones=(20, 40, 60, 80), targets=(0.1, 0.2, 0.3)),
+        eval=c.EvalConfig(
+            every_updates=20,
+            n_problems=15,
+            milestones=(20, 40, 60, 80) if n_turns > 1 else (100, 200, 300),
+            targets=(0.1, 0.2, 0.3),
+        ),
     )
 
 

@@ -76,7 +76,7 @@ _REPLACED = tuple(
         (r"(?:Matrix\()?\[\s*(\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*)\s*\]\)?", _matrix),
         (r"(?<![a-zA-Z\\])sqrt(?![a-zA-Z])", r"\\sqrt"),
         (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-        (r"\\sqrt\s*([a-zA-Z0-9])", r"\\sqrt{\1}"),
+        (r"\\sqrt\s*(\[\d\])?\s*([a-zA-Z0-9])", r"\\sqrt\1{\2}"),
         (r"\\frac\s*(\\[a-z]+|\d)\s*(\\[a-z]+|\d)", r"\\frac{\1}{\2}"),
         (r"\\frac\s*(\\[a-z]+)\s*\{", r"\\frac{\1}{"),
         (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),

@@ -96,7 +96,8 @@ def gold_answer(text: str) -> str:
         return _joined(boxes, text) or boxes[-1][0]
     formulas = _formulas(text)
     if formulas and _is_prose(_MATH.sub(" ", text)):
-        return text if len(text) <= _MOST_WORD_CHARACTERS else formulas[-1][0]
+        is_only_its_unit = text.startswith("$") and len(text) <= _MOST_WORD_CHARACTERS
+        return text if is_only_its_unit else formulas[-1][0]
     return text
 
 

@@ -135,8 +135,10 @@ def _row(line: bytes) -> dict[str, Any] | str:
     completion, gold = _pair(row)
     if completion is None:
         return "its completion is neither a text nor a number"
+    if gold is None and row["gold"] is not None:
+        return "its gold is neither text nor number"
     if gold is None or not gold.strip():
-        return "its gold is empty" if row["gold"] in (None, "") or gold == "" else "its gold is neither text nor number"
+        return "its gold is empty"
     return row
 
 

@@ -98,6 +98,8 @@ def same_normal(answer: str, gold: str, *, policy: Policy) -> bool | None:
         return _same_parts(parts, gold_parts, is_ordered=policy.ordered_lists, policy=policy)
     if (matrix := _MATRIX.fullmatch(answer)) and (gold_matrix := _MATRIX.fullmatch(gold)):
         return _same_matrix(matrix[1], gold_matrix[1], policy)
+    if answer.count(":") > 1 and gold.count(":") > 1:  # 1:2:3, which algebra would read as a quotient
+        return _same_parts(answer.split(":"), gold.split(":"), is_ordered=True, policy=policy)
     if _WITH_BASE.fullmatch(gold) and re.fullmatch(r"[0-9A-Z]+(_.*)?", answer):
         return answer.replace("{", "").replace("}", "") == gold.replace("{", "").replace("}", "")
     if brackets and gold_brackets and _is_flat(brackets[2]) and _is_flat(gold_brackets[2]):

@@ -108,6 +108,7 @@ def test_a_sentence_is_also_read_as_its_number():
         ("He makes 9*2=18.\n#### 18", "18"),
         (r"We get $x=2$, or $\boxed{\frac{1}{5}}$ of it.", r"\frac{1}{5}"),
         ("$125$ miles", "$125$ miles"),
+        ("The answer is $3$.", "3"),
         (r"\boxed{1} no no no no no \boxed{2}", "2"),
         (r"the answer should be \\boxed{004}", "004"),
         ("", ""),

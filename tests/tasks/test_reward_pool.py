@@ -534,7 +534,9 @@ def test_a_process_with_a_memory_limit_fails_alone_where_it_would_exceed_it(tmp_
 
 
 def test_without_a_limit_on_hangs_every_call_is_tried(start):
-    source = "import time\n\ndef score(prompt, completions):\n    time.sleep(60 * (prompt == 'hang'))\n    return [1.0]\n"
+    source = (
+        "import time\n\ndef score(prompt, completions):\n    time.sleep(60 * (prompt == 'hang'))\n    return [1.0]\n"
+    )
     start(source).close()
     pool = RewardPool(["my_rewards:score"], limit_s=0.05, n_processes=2, max_hangs=float("inf"))
     outcomes = pool.outcomes(calls(*["hang"] * 5, "go", n=1))
