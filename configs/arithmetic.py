@@ -3,7 +3,10 @@
 bin/train --config=arithmetic.py:tiny            the built-in model
 bin/train --config=arithmetic.py:tiny_VARIANT    another setting, see VARIANTS
 bin/train --config=arithmetic.py:tiny_claims     what the journal found, tried again: docs/arithmetic_journal.md
-bin/train --config=arithmetic.py:VARIANT         Qwen2.5-0.5B; needs a GPU and the Hub
+bin/train --config=arithmetic.py:VARIANT         Qwen2.5-0.5B; needs a GPU and the Hub; not measured
+
+Measured (:tiny_claims): 2026-11-21, 2-core CPU very busy with other work, 33 min for 18 points and 3 warm starts.
+Held-out pass@1 0.154 -> 0.465 after 100 updates (base, mean of 3 seeds), 0.528 without KL, 0.090 with 100 problems.
 """
 
 from rlvr_jax.train import config as c
@@ -68,12 +71,14 @@ def sweep(arg: str | None = None) -> list[dict]:
     """Of "claims" one point per variant that a claim needs, and per seed; the first seed of each comes first."""
     if _read(arg)[1] != "claims":
         return [{}]
-    config = get_config(arg)
-    return [
-        {"point": f"{config.study}_{name}_s{seed}", "seed": seed, **_changes(config, name)}
-        for seed in (0, 1, 2)
-        for name in CLAIMS
-    ]
+    config, points = get_config(arg), []
+    for seed in (0, 1, 2):
+        for name in CLAIMS:
+            point = {"point": f"{config.study}_{name}_s{seed}", "seed": seed, **_changes(config, name)}
+            if any(field.startswith("task.") for field in point):
+                point["study"] = f"{config.study}_{name}"  # bin/report compares runs of one task
+            points.append(point)
+    return points
 
 
 def _read(arg: str | None) -> tuple[str, str]:

@@ -57,7 +57,7 @@ def test_the_stages_of_a_curriculum_are_a_third_of_the_run_each():
     assert [stage.n_prompts for stage in assemble(points_of("tiny_curriculum")[0]).plan.stages][:2] == [third, third]
 
 
-def test_the_claims_compare_runs_of_one_study_over_three_seeds():
+def test_the_claims_compare_runs_over_three_seeds():
     points = points_of("tiny_claims")
     assert {point.seed for point in points} == {0, 1, 2}
     names = [point.point_name for point in points]
@@ -65,6 +65,8 @@ def test_the_claims_compare_runs_of_one_study_over_three_seeds():
     assert names[:2] == ["arithmetic_tiny_claims_base_s0", "arithmetic_tiny_claims_beta_0_s0"]
     for point in points:
         validate(point)
+    for study in {point.study for point in points}:  # bin/report compares runs of one task
+        assert len({str(point.task) for point in points if point.study == study}) == 1
 
 
 @pytest.mark.parametrize("arg", ["tiny_nothing", "nothing", "tinybase"])
