@@ -8,13 +8,12 @@
 Words of one's own: --config.task.words=PATH, and --config.task.allowed_words=PATH for more that may be guessed.
 The most a game can earn is 2: half each for the form, for using what is known, and 1 for the word.
 
-Measured (:tiny): 2026-11-21, 2-core CPU busy with other work, 17 min 54 s with the warm start (5 min 55 s of processor
-time). Means of the first 10 and the last 10 of 80 updates, on the 60 words: reward 0.651 -> 1.847, win 0.104 -> 0.895,
-feedback 0.299 -> 0.938. On the 15 words that are never secrets in training the win rate falls, pass@1 0.058 -> 0.000:
-the policy learns which words are secrets. There the reward goes from 0.665 (after 20 updates) to 0.710.
-Measured (:tiny1): the same day and machine, 12 min in two parts (4 min 12 s of processor time). It hardly learns: means of
-the first and the last 50 of 300 updates are reward 0.484 -> 0.503, feedback 0.226 -> 0.247, win 0.030 -> 0.021; held out,
-reward 0.436 -> 0.504.
+Measured (:tiny): 2026-11-21, 2-core CPU busy with other work, 7 min 8 s with the warm start. Means of the first 10
+and the last 10 of 80 updates, on the 60 words: reward 0.651 -> 1.847, win 0.104 -> 0.895, feedback 0.299 -> 0.938. On
+the 15 words that are never secrets in training the reward goes from 0.574 to 0.710, but the win rate (pass@1) falls
+from 0.058 to 0: the policy learns which words are secrets.
+Measured (:tiny1): the same day and machine, 12 min in two parts. It hardly learns: means of the first 50 and the last
+50 of 300 updates are reward 0.484 -> 0.503, feedback 0.226 -> 0.247, win 0.030 -> 0.021; held out, 0.436 -> 0.504.
 Qwen2.5-1.5B: not measured yet.
 """
 

@@ -21,8 +21,8 @@ from rlvr_jax.train.long_prompts import used_problems
 from rlvr_jax.train.memory_plan import MemoryPlan, PlannedModel, prompts_at_once, within_memory
 from rlvr_jax.train.named_model import named_tokenizer, published_model
 from rlvr_jax.train.placement import Layout, build_mesh, n_batch_shards, parameter_layout
-from rlvr_jax.train.turn_budget import turn_tokens
 from rlvr_jax.train.stage_plan import stage_plans, stage_problems
+from rlvr_jax.train.turn_budget import turn_tokens
 from rlvr_jax.train.validate import validate
 from rlvr_jax.train.validate_lora import lora_fit_problems
 from rlvr_jax.train.validate_model import tokenizer_problems

@@ -41,9 +41,7 @@ def effective_first(rounds: Sequence[Collection], *, n_prompts: int) -> Collecti
         problems=[problems[i] for i in rows],
         rollouts=rollouts.replace(n_decode_steps=sum(c.rollouts.n_decode_steps for c in rounds)),
         completion_texts=[texts[i] for i in rows],
-        grades=Grades(
-            *grades, failures, answers and tuple(answers[i] for i in rows), rounds[0].grades.weights, counts
-        ),
+        grades=Grades(*grades, failures, answers and tuple(answers[i] for i in rows), rounds[0].grades.weights, counts),
         penalties=penalties,
         is_kept_PR=is_kept_PR,
         n_prompts_drawn=sum(c.n_prompts_drawn for c in rounds),

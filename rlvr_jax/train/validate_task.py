@@ -25,7 +25,7 @@ _READ = {  # which settings a task reads; others must be left alone
     "wordle": (*_OF_WORDLE, *(name for name in _OF_REWARDS if name != "correct_at")),
 }
 _REWARDS = {  # the task's own ones, and its default
-    **{name: (listed_task.OWN_REWARDS, listed_task.DEFAULT_REWARDS) for name in (*FIELDS, MIXTURE)},
+    **dict.fromkeys((*FIELDS, MIXTURE), (listed_task.OWN_REWARDS, listed_task.DEFAULT_REWARDS)),
     "jsonl": (jsonl.OWN_REWARDS, jsonl.OWN_REWARDS),
     **dict.fromkeys(DATA_SETS, (answer_task.OWN_REWARDS, answer_task.DEFAULT_REWARDS)),
     "wordle": (wordle.OWN_REWARDS, wordle.OWN_REWARDS),

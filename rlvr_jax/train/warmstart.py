@@ -245,5 +245,8 @@ def _demonstrated_turns(
     turns = task.demonstrated_turns(problem, rng, p_correct=p_correct)
     pieces = [(tokenizer.encode_completion(turns[0]), True)]
     for reply, turn in zip(replies_between(task, problem, turns), turns[1:], strict=True):
-        pieces += [(tokenizer.encode_reply(reply, after=tokenizer.eos_ids[0]), False), (tokenizer.encode_completion(turn), True)]
+        pieces += [
+            (tokenizer.encode_reply(reply, after=tokenizer.eos_ids[0]), False),
+            (tokenizer.encode_completion(turn), True),
+        ]
     return pieces
