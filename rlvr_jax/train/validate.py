@@ -223,10 +223,10 @@ def _eval_problems(config: TrainConfig) -> list[str]:
     for milestone in config.eval.milestones:
         if milestone < 1:
             problems.append(f"eval.milestones={config.eval.milestones}: {milestone} is no update; they count from 1")
-        elif milestone > config.n_updates or milestone % config.updates_per_step:
+        elif milestone % config.updates_per_step:  # those beyond the end are for a run that goes on
             problems += [
-                f"eval.milestones={config.eval.milestones}: {milestone} is not the end of a step of the run, which has "
-                f"n_updates={config.n_updates}, {config.updates_per_step} per step"
+                f"eval.milestones={config.eval.milestones}: {milestone} is not the end of a step, which has "
+                f"{config.updates_per_step} updates; use multiples of that"
             ]
     targets = config.eval.targets
     if not all(0 < target <= 1 for target in targets) or list(targets) != sorted(set(targets)):

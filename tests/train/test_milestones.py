@@ -25,9 +25,9 @@ def test_a_milestone_of_no_rows_says_so():
     assert milestone_text({"milestone/n_updates": 0}, update=5).startswith("milestone 5, mean of the last 0 updates")
 
 
-@pytest.mark.parametrize(("milestones", "message"), [((3,), "n_updates=2"), ((0,), "count from 1"), ((1, 2), None)])
-def test_milestones_are_updates_of_the_run(tiny_config, milestones, message):
-    tiny_config.n_updates, tiny_config.eval.milestones = 2, milestones
+@pytest.mark.parametrize(("milestones", "message"), [((3,), "use multiples"), ((0,), "count from 1"), ((2, 6), None)])
+def test_milestones_are_ends_of_steps_also_beyond_the_end(tiny_config, milestones, message):
+    tiny_config.n_updates, tiny_config.batch.epochs_per_buffer, tiny_config.eval.milestones = 2, 2, milestones
     if message is None:
         validate(tiny_config)
     else:
