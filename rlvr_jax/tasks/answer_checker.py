@@ -101,13 +101,13 @@ class AnswerChecker:
         if not answer.text.strip():
             return Verdict(False, answer.text, None, f"{answer.rule}: empty"), []
         readings = list(answer.readings)
-        if answer.joined and len(split_list(normal_text(gold).strip("{}\\"))) > 1:
+        if answer.joined and (len(split_list(normal_text(gold).strip("{}\\"))) > 1 or r"\cup" in gold):
             readings.insert(0, answer.joined)  # \boxed{1} and \boxed{2} are a list only where one is asked for
         undecided = []
         is_number = plain_number(gold) is not None
         for reading in readings:
-            is_sentence = reading == answer.text and len(answer.readings) > 1
-            if is_sentence and is_number:
+            is_sentence = answer.is_sentence and reading == answer.text
+            if is_sentence and is_number and plain_number(normal_text(reading)) is None:
                 continue  # what number it says is among the other readings
             is_same = same_answer(reading, gold, policy=self._policy)
             if is_same:

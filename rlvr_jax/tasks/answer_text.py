@@ -12,7 +12,8 @@ _CHARACTERS = str.maketrans(
         "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "θ": r"\theta ",
         "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ", "∅": r"\emptyset ", "→": r"\to ", "，": ",", "：": ":",
         "（": "(", "）": ")", "％": "%", "≈": r"\approx ", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "“": '"',
-        "”": '"', "’": "'", "ℝ": r"\mathbb{R}", "⟨": r"\langle ", "⟩": r"\rangle ", "≡": r"\equiv ",
+        "”": '"', "’": "'", "¢": r"\text{ cents}", "ℝ": r"\mathbb{R}", "⟨": r"\langle ", "⟩": r"\rangle ",
+        "≡": r"\equiv ",
     }
 )  # fmt: skip
 
@@ -31,6 +32,12 @@ def _repeating(found: re.Match) -> str:
     return f"\\frac{{{above}}}{{{below}}}"
 
 
+def _arrangements(found: re.Match) -> str:
+    """A_5^2, the ordered choices of 2 out of 5."""
+    n, k = int(found[1]), int(found[2])
+    return f"\\frac{{{n}!}}{{{n - k}!}}" if k <= n else found[0]
+
+
 _REPLACED = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -38,6 +45,7 @@ _REPLACED = tuple(
         (r"\\(?:left|right|[bB]igg?[lr]?)(?![a-zA-Z])\s*\.?(?=\W|$)", ""),
         (r"\\(?:displaystyle|textstyle|limits|nolimits|rm|bf|it|large|Large|,?ensuremath)(?![a-zA-Z])", ""),
         (r"\\(?:d|t|c|s|nice)frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\\\\s*\[-?[\d.]+\s*(?:pt|mm|cm|ex|em)\]", r"\\\\"),  # the height of a matrix's row
         (r"\{\s*,\s*\}", ","),
         (r"(?<=\d)(?:\\[,!; ]|,\\!|\{\\,\}|\\thinspace)\s*(?=\d{3}(?!\d))", ","),  # 12\,345
         (r",\\[!,]\s*", ","),
@@ -47,14 +55,28 @@ _REPLACED = tuple(
         (r"(?<![\d.,/^_])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d/])", r"\1\\frac{\2}{\3}"),  # a mixed number
         (r"\\(?:mathrm|text|mathit)\s*\{\s*([ie])\s*\}", r"\1"),
         (
+            r"\\(?:operatorname|mathrm|text)\s*\{\s*((?:arc)?(?:sin|cos|tan|cot|csc)|sec|ln|log)\s*\}"
+            r"|(?<![a-zA-Z\\])((?:arc)?(?:sin|cos|tan|cot|csc)|ln|log)(?=\s*[({\\^\d]|\s+[a-z](?![a-z]))",
+            r"\\\1\2 ",
+        ),
+        (r"\\lg(?![a-zA-Z])", r"\\log_{10}"),
+        (
+            r"\\(sin|cos|tan|cot|sec|csc)\s*(\^\s*\{?\d\}?)?\s*[({]?\s*(\d{1,9}(?:\.\d{1,9})?)\s*"
+            r"(?:\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-z]))\s*[)}]?",
+            r"\\\1\2(\\frac{\3\\pi}{180})",
+        ),
+        (r"(?<![a-zA-Z\\])C_\{?(\d{1,3})\}?\^\{?(\d{1,3})\}?", r"\\binom{\1}{\2}"),
+        (r"(?<![a-zA-Z\\])A_\{?(\d{1,3})\}?\^\{?(\d{1,3})\}?", _arrangements),
+        (
             r"\\(?:mbox|textbf|textrm|textnormal|textit|texttt|textsf|mathrm|mathit|mathsf|operatorname\*?|hbox)\s*\{",
             r"\\text{",
         ),
         (r"\\(?:mathbf|boldsymbol|bold|vec|overrightarrow)\s*\{([a-zA-Z])\}", r"\1"),
         (r"\\(?:mathbf|boldsymbol)\s*\{([^{}]*)\}", r"\1"),
         (r"\\text\s*\{\s*(?:percent(?:age)?|\\?%)\s*\}|(?<![a-zA-Z\\])percent(?:age)?(?![a-zA-Z])|\\?%", r"\\%"),
-        (r"(?:\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree)(?:\s*(?:\\text\s*\{\s*)?[CF](?![a-zA-Z])\s*\}?)?", ""),
-        (r"(\d{0,20})\.(\d{0,20})\\(?:overline|bar)\s*\{?(\d{1,20})\}?", _repeating),
+        (r"(?:\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree)(?:\s*(?:\\text\s*\{\s*[CF]\s*\}|[CF](?![a-zA-Z])))?", ""),
+        (r"(\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*\{?(\d{1,20})\}?", _repeating),
+        (r"\\overline\s*\{(\d+)\}", r"\1"),  # a number by its digits
         (r"\^\s*\{?o\}?(?![a-zA-Z])", ""),
         (r"\\text\s*\{\s*degrees?\s*\}|(?<=[\d }])degrees?\b", ""),
         (r"\\(?:leq|leqslant)(?![a-zA-Z])|<=", r"\\le "),
@@ -65,7 +87,10 @@ _REPLACED = tuple(
         (r"\\lbrace(?![a-zA-Z])", r"\\{"),
         (r"\\rbrace(?![a-zA-Z])", r"\\}"),
         (r"\\(?:ldots|cdots|dots)(?![a-zA-Z])", "..."),
-        (r"\\(?:mathbb\s*\{?R\}?|Reals|R)(?![a-zA-Z])|\\text\s*\{\s*all real numbers\s*\}", r"\\mathbb{R}"),
+        (
+            r"\\(?:mathbb\s*\{?R\}?|Reals|R)(?![a-zA-Z])|\\text\s*\{\s*all real numbers\s*\}|^all real numbers$",
+            r"\\mathbb{R}",
+        ),
         (r"\\varnothing(?![a-zA-Z])", r"\\emptyset"),
         (r"(?<![a-zA-Z\\])(?:infinity|infty|inf|oo)(?![a-zA-Z])", r"\\infty"),
         (r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi"),
@@ -76,7 +101,11 @@ _REPLACED = tuple(
         (r"(?:Matrix\()?\[\s*(\[[^\[\]]*\](?:\s*,\s*\[[^\[\]]*\])*)\s*\]\)?", _matrix),
         (r"(?<![a-zA-Z\\])sqrt(?![a-zA-Z])", r"\\sqrt"),
         (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-        (r"\\sqrt\s*(\[\d\])?\s*([a-zA-Z0-9])", r"\\sqrt\1{\2}"),
+        (r"\\sqrt\s*(\[\d\])?\s*(\d+|[a-zA-Z])", r"\\sqrt\1{\2}"),
+        (r"\\sqrt\s*\[([3579])\]\s*\{\s*-([\d.]+)\s*\}", r"(-\\sqrt[\1]{\2})"),  # the real root
+        (r"\\backslash(?![a-zA-Z])", r"\\setminus "),
+        (r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
+        (r"(?<![a-zA-Z\\])(?:minus|negative)\s+(?=[\d$\\.])", "-"),
         (r"\\frac\s*(\\[a-z]+|\d)\s*(\\[a-z]+|\d)", r"\\frac{\1}{\2}"),
         (r"\\frac\s*(\\[a-z]+)\s*\{", r"\\frac{\1}{"),
         (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
@@ -88,6 +117,7 @@ _REPLACED = tuple(
         (r"\\langle(?![a-zA-Z])", "("),
         (r"\\rangle(?![a-zA-Z])", ")"),
         (r"^\s*\\\{\s*[a-z]\s*(?:\||:|\\mid)(.*)\\\}\s*$", r"\1"),  # {x | x > 1}
+        (r"(?<=\d)\s*(?:\\text\s*\{)?\s*hundred\b\s*\}?", r"\\times10^{2}"),
         (r"(?<=\d)\s*(?:\\text\s*\{)?\s*thousand\b\s*\}?", r"\\times10^{3}"),
         (r"(?<=\d)\s*(?:\\text\s*\{)?\s*million\b\s*\}?", r"\\times10^{6}"),
         (r"(?<=\d)\s*(?:\\text\s*\{)?\s*billion\b\s*\}?", r"\\times10^{9}"),
@@ -96,7 +126,7 @@ _REPLACED = tuple(
         (r"\\end\{(?:matrix|bmatrix|smallmatrix|array)\}", r"\\end{pmatrix}"),
         (r"(?:\(|\\?\[)\s*(\\begin\{pmatrix\}.*?\\end\{pmatrix\})\s*(?:\)|\\?\])", r"\1"),
         (r"(?:\\\\|\\cr)\s*(?=\\end\{pmatrix\})", ""),
-        (r"\\cr(?![a-zA-Z])", r"\\\\\\\\"),
+        (r"\\cr(?![a-zA-Z])", r"\\\\"),
         (r"(?<![\d.])\.(?=\d)", "0."),
     )
 )
@@ -105,7 +135,14 @@ _SEPARATOR = re.compile(
 )
 _WORDS_OF_NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
 _NUMBER_WORDS = {word: str(number) for number, word in enumerate(_WORDS_OF_NUMBERS.split())}
-_TIME = re.compile(r"(\d{1,2}:\d\d)\s*(\\text\s*\{)?\s*([ap])\.?\s*m\b\.?\s*(?(2)\})", re.IGNORECASE)
+# Beside one of these a number is not the number that is said: not 5, 5 or 6, minus 5, 5 dozen.
+CHANGING_WORDS = re.compile(
+    r"\b(?:not?|wrong|incorrect|neither|nor|or|either|else|between|maybe|perhaps|rather|also|half|twice|minus|negative|"
+    r"below|less than|dozens?|hundreds?|squared|cubed)\b|n['’]t\b",
+    re.IGNORECASE,
+)
+_CHANGES = re.compile(rf"\b(?:and|mod)\b|{CHANGING_WORDS.pattern}", re.IGNORECASE)
+_TIME = re.compile(r"(?<![\d.,])(\d{1,2}(?::\d\d)?)\s*(\\text\s*\{)?\s*([ap])\.?\s*m\b\.?\s*(?(2)\})", re.IGNORECASE)
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _LAST_UNIT = re.compile(r"\s*\\text\s*\{[^{}]*\}\s*(?:\^\s*\{?\s*\d\s*\}?)?$")
 _UNIT_WORDS = (
@@ -150,7 +187,7 @@ def normal_text(text: str, *, keep_units: bool = False) -> str:
     text = re.sub(r"(?<=\d)\s+(?=\d{3}(?!\d))", "", text)  # 12 345
     text = re.sub(r"(?<=\d)\s+(?=\d)", "\0", text)  # 4 2 is not 42
     text = re.sub(r"(?<!\\)\s+", "", re.sub(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])", "\\1\0", text)).replace("\0", " ")
-    while text and text[-1] in ".,;:?":
+    while text and text[-1] in ".,;:?" and not text.endswith("..."):
         text = text[:-1]
     text = text.lstrip(",;:=")
     while len(text) > 2 and text[0] == "{" and _closes_at_end(text):
@@ -161,13 +198,16 @@ def normal_text(text: str, *, keep_units: bool = False) -> str:
 
 
 def _without_units(text: str) -> str:
-    if (found := _NUMBER_AND_WORDS.fullmatch(text)) and not re.search(r"\b(?:and|or|mod)\b", found[2]):
+    if (found := _NUMBER_AND_WORDS.fullmatch(text)) and not _CHANGES.search(found[2]):
         return found[1]
     if found := _DECIMAL_AND_LETTER.fullmatch(text):
         return found[1]
-    while (shorter := _LAST_UNIT.sub("", text).rstrip(" ,")) != text and re.search(r"[\d\\a-zA-Z]", shorter):
+    while (last := _LAST_UNIT.search(text)) and not CHANGING_WORDS.search(last[0]):
+        shorter = text[: last.start()].rstrip(" ,")
+        if not re.search(r"[\d\\a-zA-Z]", shorter):
+            break
         text = shorter
-    return _UNITS.sub("", text.rstrip(". "))
+    return _UNITS.sub("", text if text.endswith("...") else text.rstrip(". "))
 
 
 def _joined_thousands(text: str) -> str:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from rlvr_jax.tasks.answer_readings import MATH, SAYS, formulas_in, inside, is_prose, readings_of
 from rlvr_jax.tasks.plain_number import numbers_in
 
 MOST_CHARACTERS = 32_000  # of a text, from its end: an answer stands there, and a hostile text costs no more
@@ -13,33 +14,28 @@ _BOX = re.compile(r"\\f?box(?:ed)?(?![a-zA-Z])\s*")
 _BARE_BOX = re.compile(r"\\?[^\s${}]+")
 _ANSWER_TAG = re.compile(r"<answer>(.{0,2000}?)</answer>", re.DOTALL | re.IGNORECASE)
 _FINAL_ANSWER = re.compile(
-    r"\bfinal answer\b\W{0,4}(?:is\b|:|=|\n|\*\*)\W{0,4}(?:the final answer is\b:?)?", re.IGNORECASE
+    r"\bfinal answer\b[\s*:_]{0,4}(?:is\b|:|=|\n|\*\*)[\s*:_]{0,4}(?:the final answer is\b:?)?", re.IGNORECASE
 )
-_ANSWER_IS = re.compile(r"\banswer\b[^.\n]{0,60}?(?:\bis\b|\bare\b|:|=)(?:\s*:)?|^\s*A:", re.IGNORECASE | re.MULTILINE)
+_ANSWER_IS = re.compile(
+    r"\banswer\b[^.\n]{0,60}?(?:\b(?:is|are)(?:n['’]t)?\b|:|=)(?:\s*:)?|^[ \t]{0,8}A:", re.IGNORECASE | re.MULTILINE
+)
 _HOPE = re.compile(r"\.?[ \n]{0,3}I hope (?:it|this) is correct.*", re.DOTALL | re.IGNORECASE)
-_MATH = re.compile(
-    r"\$\$(.{1,2000}?)\$\$|(?<!\\)\$(.{1,2000}?)(?<!\\)\$|\\\[(.{1,2000}?)\\\]|\\\((.{1,2000}?)\\\)", re.DOTALL
-)
-_SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z]|\s*$)")
+_SENTENCE_END = re.compile(r"[.!](?=\s+[A-Z]|\s*$)")
 _FENCE = re.compile(r"```(\w*)\n?(.*?)(?:```|\Z)", re.DOTALL)
+_LANGUAGES = (
+    "python python3 py c cpp java javascript js typescript ts rust go ruby r bash sh shell sql matlab julia sage php "
+    "swift kotlin haskell lua perl scala output"
+)
+_PROGRAMS = frozenset(_LANGUAGES.split())
 _CHAT_TOKEN = re.compile(r"<\|[^|<>]{1,40}\|>|</?s>")
-_NEXT_QUESTION = re.compile(r"\n[ \t]{0,8}(?:Q|Question|Problem)(?: \d{1,4})?:", re.IGNORECASE)
+_NEXT_QUESTION = re.compile(
+    r"\n[ \t]{0,8}(?:#{1,4} ?)?(?:Q|Question|Problem|Human|User|Instruction)(?: \d{1,4})?:", re.IGNORECASE
+)
 _CALCULATOR = re.compile(r"<<[^<>\n]{1,200}>>")  # GSM8K's: 9*2 = <<9*2=18>>18
 _ASYMPTOTE = re.compile(r"\[asy\].{0,4000}?\[/asy\]", re.DOTALL)
 _BETWEEN_BOXES = re.compile(r"[^.\n]{0,40}?(?:,|;|\band\b|\bor\b)[^.\n]{0,40}|[\s,;$]{0,6}")
 _BOLD = re.compile(r"(?<![\w)}])\*\*([^*\n]+)\*\*(?![\w(])")
-_SAYS = re.compile(r"\b(?:is|are|equals|be|was)\b[:\s]*")
-_COMMAND = re.compile(
-    r"\\(?:text|mbox|mathrm|textbf|operatorname|mathbf)\w*\s*\{[^{}]*\}|\\begin\{\w+\*?\}(?:\{[lcr|]+\})?|\\end\{\w+\*?\}|\\[a-zA-Z]+"
-)
-_WORD = re.compile(r"[A-Za-z]{2,}")
-_FORMULA_WORDS = (
-    "and sqrt frac sin cos tan cot sec csc log ln exp pi inf infinity abs max min mod det arcsin arccos arctan sinh "
-    "cosh tanh matrix percent percentage thousand million billion mph"
-)
-_NO_PROSE = frozenset(_FORMULA_WORDS.split())
-_SHORT_WORDS_OF_ENGLISH = "am an as at be by do go he if is it me my no of on so to up us we"
-_SHORT_PROSE = frozenset(_SHORT_WORDS_OF_ENGLISH.split())  # any other two letters are a product of variables
+_NOT_OR = re.compile(r"\b(?:not|or)\b|n['’]t\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,7 @@ class FinalAnswer:
     rule: str  # which rule found it
     readings: tuple[str, ...]  # of that same place, the most literal first: "18 dollars a day", "18"
     joined: str | None = None  # "1, 2" where the text ends with \\boxed{1} and \\boxed{2}
+    is_sentence: bool = False  # of words, for which algebra has no use; the readings beside it may be formulas
 
     @property
     def is_marked(self) -> bool:
@@ -59,7 +56,7 @@ class FinalAnswer:
 
 def has_marked_answer(text: str) -> bool:
     """Whether the text says where its answer is with "####" or a box, what a format reward asks for."""
-    tail = text[-MOST_CHARACTERS:]
+    tail = text.rstrip()[-MOST_CHARACTERS:]
     return re.search(r"####\s*\S", tail) is not None or any(content for content, _, _ in _boxes(tail))
 
 
@@ -70,9 +67,17 @@ def final_answer(text: str, *, prefer_hashes: bool) -> FinalAnswer | None:
     \\boxed{} or \\fbox{} and "final answer is", then the last "answer is", "answer:" or line "A:". A text
     without any of these is its own answer if it is but a formula; else its last formula or number counts,
     else the output of its last program. Questions that follow an answer do not count. Code itself, and a
-    program cut short, hold no answer.
+    program cut short, hold no answer. What stands in <think> counts only if nothing after it does.
     """
-    text = _CALCULATOR.sub("", _CHAT_TOKEN.sub(" ", text[-MOST_CHARACTERS:])).replace("\0", " ")
+    text = _CALCULATOR.sub("", _CHAT_TOKEN.sub(" ", text.rstrip()[-MOST_CHARACTERS:])).replace("\0", " ")
+    thought, is_thought, said = text.rpartition("</think>")
+    if is_thought and (found := _found(said, prefer_hashes=prefer_hashes)):
+        is_remark = found.rule == "last words"  # "I hope this helps."
+        return (is_remark and _stated(thought, prefer_hashes=prefer_hashes)) or found
+    return _found(text, prefer_hashes=prefer_hashes)
+
+
+def _found(text: str, *, prefer_hashes: bool) -> FinalAnswer | None:
     prose, output = _without_code(text)
     if (next_question := _NEXT_QUESTION.search(prose)) and (
         found := _stated(prose[: next_question.start()], prefer_hashes=prefer_hashes)
@@ -94,8 +99,8 @@ def gold_answer(text: str) -> str:
     text = _HOPE.sub("", text.strip())
     if boxes := _boxes(text):
         return _joined(boxes, text) or boxes[-1][0]
-    formulas = _formulas(text)
-    if formulas and _is_prose(_MATH.sub(" ", text)):
+    formulas = formulas_in(text)
+    if formulas and is_prose(MATH.sub(" ", text)):
         is_only_its_unit = text.startswith("$") and len(text) <= _MOST_WORD_CHARACTERS
         return text if is_only_its_unit else formulas[-1][0]
     return text
@@ -107,9 +112,9 @@ def _without_code(text: str) -> tuple[str, str]:
         return text, ""
     output = ""
     for kind, content in _FENCE.findall(text):
-        # a fence without a name is Markdown around a formula as often as it is code
         output = content if kind in ("output", "") else ""
-    kept = _FENCE.sub(lambda found: " " if found[1] else f" {found[2]} ", text)
+    # a fence without the name of a language is Markdown around a formula as often as it is code
+    kept = _FENCE.sub(lambda found: " " if found[1].lower() in _PROGRAMS else f" {found[2]} ", text)
     return kept, output
 
 
@@ -125,16 +130,16 @@ def _marked(text: str, *, prefer_hashes: bool) -> FinalAnswer | None:
     if boxes := _boxes(text):
         content, start, _ = boxes[-1]
         found.append((start, _answer(content, "box", joined=_joined(boxes, text))))
-    if tags := list(_ANSWER_TAG.finditer(text)):
+    if tags := list(_ANSWER_TAG.finditer(text)) if "</" in text else []:
         inside = _boxes(tags[-1][1])
         found.append((tags[-1].start(), _answer(inside[-1][0] if inside else tags[-1][1].strip(), "<answer>")))
-    if not prefer_hashes and (hashes := _after_hashes(text)) and any(c.isdigit() or c == "$" for c in hashes.text):
+    if not prefer_hashes and (hashes := _after_hashes(text)) and any(c.isdigit() or c in "$\\" for c in hashes.text):
         found.append((text.rfind("####"), hashes))
     if phrases := list(_FINAL_ANSWER.finditer(text)):
         said = _statement(text[phrases[-1].end() :])
         # "Final Answer: as boxed above" marks nothing
         if said and "box" not in said and (not found or any(c.isdigit() or c == "$" for c in said)):
-            if (says := _SAYS.split(said)) and len(says) > 1 and says[-1].strip():
+            if (says := SAYS.split(said)) and len(says) > 1 and says[-1].strip():
                 said = says[-1]
             found.append((phrases[-1].start(), _answer(said, "final answer is")))
     return max(found, key=lambda pair: pair[0])[1] if found else None
@@ -143,39 +148,42 @@ def _marked(text: str, *, prefer_hashes: bool) -> FinalAnswer | None:
 def _said(text: str) -> FinalAnswer | None:
     for phrase in reversed(list(_ANSWER_IS.finditer(text))[-_MOST_BOXES:]):
         if said := _statement(text[phrase.end() :]):
-            return _answer(said, "answer is")
+            is_negated = phrase[0].endswith("t")
+            return _answer(f"not {said}" if is_negated else said, "answer is")
     return None
 
 
 def _statement(after: str) -> str:
     """The rest of the sentence after a mark, or the formula that follows it."""
     after = _HOPE.sub("", after).lstrip(" \t\n*:_}")
-    formula = _MATH.match(after)
+    formula = MATH.match(after)
     line = after.partition("\n")[0]
     if formula and (formula.end() > len(line) or not line[formula.end() :].strip(" .*")):
-        return _inside(formula)
+        return inside(formula)
     end = _SENTENCE_END.search(line)
-    return (line[: end.start()] if end else line).strip(" *_")
+    said = (line[: end.start()] if end else line).strip(" *_")
+    return said.rstrip('"} ') if said.count("}") > said.count("{") else said  # of {"answer": "7"}
 
 
 def _unmarked(text: str) -> FinalAnswer | None:
     text = _BOLD.sub(r"\1", text).strip()
     if not text:
         return None
-    outside = _MATH.sub(" ", text)
-    if "\n" not in text and len(text) <= 400 and not _is_prose(outside) and not _sentence_break(outside):
+    outside = MATH.sub(" ", text)
+    if "\n" not in text and len(text) <= 400 and not is_prose(outside) and not _sentence_break(outside):
         return FinalAnswer(text, "whole text", (text,))
-    text = _ASYMPTOTE.sub(" ", text)
-    formulas = _formulas(text)
+    text = _ASYMPTOTE.sub(" ", text) if "[/asy]" in text else text
+    formulas = formulas_in(text)
     n_after = len(text) - formulas[-1][2] if formulas else len(text)
     numbers = numbers_in(text[len(text) - n_after :])
     if numbers:
         return FinalAnswer(numbers[-1], "last number", (numbers[-1],))
     if formulas:
         content = formulas[-1][0]
-        return FinalAnswer(content, "last formula", _readings(content), _joined(formulas, text))
+        return _answer(content, "last formula", joined=_joined(formulas, text))
     if len(text) <= _MOST_WORD_CHARACTERS and "\n" not in text:
-        return FinalAnswer(text, "last words", (text, _SAYS.split(text)[-1], text.split()[-1]))
+        words = () if _NOT_OR.search(text) else (SAYS.split(text)[-1], text.split()[-1])
+        return FinalAnswer(text, "last words", tuple(dict.fromkeys((text, *words))), is_sentence=True)
     return None
 
 
@@ -183,45 +191,20 @@ def _output(output: str) -> FinalAnswer | None:
     line = output.strip().rpartition("\n")[2].strip()
     if not line or re.match(r"\w*(Error|Exception|Timeout)\b", line):
         return None
-    return FinalAnswer(line, "output", _readings(line))
+    return _answer(line, "output")
 
 
 def _answer(text: str, rule: str, *, joined: str | None = None) -> FinalAnswer:
     text = text.strip().strip("*_").strip()
-    return FinalAnswer(text, rule, _readings(text), joined)
-
-
-def _readings(text: str) -> tuple[str, ...]:
-    """What an answer can be read as: itself, and in a sentence its formula, its end or its number."""
-    readings = [text]
-    outside = _MATH.sub(" ", text)
-    if _is_prose(outside):
-        readings += [formula for formula, _, _ in _formulas(text)[-1:]]
-        prose = [word for word in _WORD.finditer(text) if _is_prose(word[0])]
-        after = text[prose[-1].end() :].strip(" .:,*$") if prose else ""
-        readings += [after] if re.search(r"\d", after) and len(readings) == 1 else []
-        numbers = numbers_in(text.rpartition("=")[2]) or numbers_in(text)
-        readings += numbers[:1]
-    return tuple(dict.fromkeys(readings))
-
-
-def _is_prose(text: str) -> bool:
-    """Whether words stand there, other than those of formulas and units."""
-    words = (word.lower() for word in _WORD.findall(_COMMAND.sub(" ", text)))
-    return any(word in _SHORT_PROSE if len(word) == 2 else word not in _NO_PROSE for word in words)
+    readings = readings_of(text)
+    is_sentence = len(readings) > 1 or (
+        any(character.isdigit() for character in text) and is_prose(MATH.sub(" ", text))
+    )
+    return FinalAnswer(text, rule, readings, joined, is_sentence)
 
 
 def _sentence_break(text: str) -> bool:
     return re.search(r"[.!?]\s+[A-Z]", text) is not None
-
-
-def _formulas(text: str) -> list[tuple[str, int, int]]:
-    """(content, start, end) of every formula between math delimiters."""
-    return [(_inside(found), found.start(), found.end()) for found in _MATH.finditer(text)]
-
-
-def _inside(found: re.Match) -> str:
-    return next(group for group in found.groups() if group is not None).strip()
 
 
 def _boxes(text: str) -> list[tuple[str, int, int]]:

@@ -3,6 +3,8 @@
 import gzip
 import json
 import logging
+import math
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ COMPLETION_FIELDS = ("completion", "prediction")
 LABEL_FIELDS = ("correct", "expected")  # whose agreement with the verdicts is counted
 ADDED_FIELDS = ("correct", "extracted", "reason")
 _BATCH_LINES, _BATCH_BYTES = 512, 8_000_000
+_BATCH_S = 1.0  # what comes slowly is not kept back longer
 _MOST_SHOWN = 20  # of the lines that cannot be used
 _GZIP = b"\x1f\x8b"
 
@@ -60,6 +63,7 @@ def graded_lines(file: BinaryIO, name: str, checker: AnswerChecker, totals: Tota
     """
     if bad_rows not in ("stop", "skip"):
         raise ValueError(f"bad_rows={bad_rows!r} is neither 'stop' nor 'skip'")
+    is_warned = False
     for batch in _batches(_lines(file)):
         rows = []
         for number, line in batch:
@@ -74,6 +78,11 @@ def graded_lines(file: BinaryIO, name: str, checker: AnswerChecker, totals: Tota
                 if totals.n_bad <= _MOST_SHOWN:
                     log.warning("skipped: %s", fault)
             else:
+                if not is_warned and all(name in row for name in COMPLETION_FIELDS):
+                    log.warning(
+                        "%s: line %d has %s and %s; the first of these is graded", name, number, *COMPLETION_FIELDS
+                    )
+                    is_warned = True
                 rows.append(row)
         yield from _graded(rows, checker, totals)
 
@@ -105,23 +114,32 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 def _batches(lines: Iterable[bytes]) -> Iterator[list[tuple[int, bytes]]]:
     batch: list[tuple[int, bytes]] = []
-    n_bytes = 0
-    for number, line in enumerate(lines, start=1):
+    n_bytes, start, fault = 0, time.monotonic(), None
+    numbered = enumerate(lines, start=1)
+    while True:
+        try:
+            number, line = next(numbered, (0, None))
+        except ValueError as error:  # a broken file: what could be read of it still counts
+            fault, line = error, None
+        if line is None:
+            break
         if not line.strip():
             continue
         batch.append((number, line))
         n_bytes += len(line)
-        if len(batch) == _BATCH_LINES or n_bytes >= _BATCH_BYTES:
+        if len(batch) == _BATCH_LINES or n_bytes >= _BATCH_BYTES or time.monotonic() - start > _BATCH_S:
             yield batch
-            batch, n_bytes = [], 0
+            batch, n_bytes, start = [], 0, time.monotonic()
     if batch:
         yield batch
+    if fault:
+        raise fault
 
 
 def _row(line: bytes) -> dict[str, Any] | str:
     """The fields of a line, or what is wrong with it."""
     try:
-        row = json.loads(line.decode())
+        row = json.loads(line.decode(), parse_float=_finite, parse_constant=_finite)
     except UnicodeDecodeError as error:
         return f"not UTF-8 at byte {error.start + 1}"
     except (ValueError, RecursionError) as error:
@@ -140,6 +158,14 @@ def _row(line: bytes) -> dict[str, Any] | str:
     if gold is None or not gold.strip():
         return "its gold is empty"
     return row
+
+
+def _finite(digits: str) -> float:
+    """A number that can be written as JSON again, which NaN, Infinity and 1e400 cannot."""
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {digits} is not finite")
+    return value
 
 
 def _pair(row: dict[str, Any]) -> tuple[str | None, str | None]:

@@ -80,7 +80,17 @@ def _same_on_the_whole(answer: str, gold: str) -> bool | None:
     parsed, parsed_gold = _parsed(answer), _parsed(gold)
     if not parsed or not parsed_gold:
         return None
+    integers = [_integer(found[0]) for found in (parsed, parsed_gold)]
+    if None not in integers:
+        return integers[0] == integers[1]  # exactly: floats cannot tell 10^100 from 10^100+1
     return _verified(parsed_gold, parsed) or _same_at_points(parsed_gold[0], parsed[0])
+
+
+def _integer(expression: Any) -> int | None:
+    import sympy
+
+    value = expression.doit() if isinstance(expression, sympy.Expr) and not expression.free_symbols else None
+    return int(value) if isinstance(value, sympy.Integer) else None
 
 
 def _parsed(text: str) -> list[Any]:
@@ -163,21 +173,25 @@ def _same_ranges(answer: str, gold: str) -> bool:
 
 
 def _range(text: str) -> Any:
-    """The set of reals that a list of inequalities or a union of intervals describes; None for anything else."""
+    """The set of reals that a list of inequalities or a union of intervals describes; None for anything else.
+
+    A comma is read as "or", but where that would leave all reals (1<x, x<2) as "and".
+    """
     import sympy
 
-    union = sympy.S.EmptySet
+    union, common = sympy.S.EmptySet, sympy.S.Reals
     for part in split_list(text):
         parsed = [found for found in _parsed(part) if isinstance(found, sympy.Basic)]
         if not parsed:
             return None
         if isinstance(parsed[0], sympy.Set):
-            union |= parsed[0]
+            described = parsed[0]
         elif isinstance(parsed[0], sympy.core.relational.Relational | sympy.And) and len(parsed[0].free_symbols) == 1:
-            union |= parsed[0].as_set()
+            described = parsed[0].as_set()
         else:
             return None
-    return union
+        union, common = union | described, common & described
+    return common if union == sympy.S.Reals else union
 
 
 def too_costly(text: str) -> bool:

@@ -28,7 +28,7 @@ _PLAIN = re.compile(
 )
 # A minus is a sign only where nothing that could be subtracted from stands before it: "3-5" ends in 5.
 _IN_TEXT = re.compile(
-    rf"(?:(?<![\w)\]}}%])[-−])?{_CURRENCY}?(?:(?<![\w)\]}}%$])[-−])?(?:{DIGITS}(?:\.\d+)?(?:/[1-9]\d*(?![\d/.]))?|(?<!\d)\.\d+)",
+    rf"(?<!\bm)(?<!\b[ckm]m)(?<!\bft)(?:(?<![\w)\]}}%])[-−])?{_CURRENCY}?(?:(?<![\w)\]}}%$])[-−])?(?:{DIGITS}(?:\.\d+)?(?:/[1-9]\d*(?![\d/.])|[eE][-+]?\d{{1,2}}(?!\w))?|(?<!\d)\.\d+)",
     re.ASCII,
 )
 

@@ -17,7 +17,7 @@ _CHOICE = re.compile(r"\(?([A-J])\)?[.):]?")
 _WORD = re.compile(r"(?=.{3}|(?i:no$))[A-Za-z]{2,}(?:[-'.][A-Za-z]{2,})*\.?")
 _MOST_COMPARISONS = 2_500  # of the elements of two lists; longer ones are compared letter by letter
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d{1,2}")  # 3,14: a list, but not beside 3.14
-_TIME = re.compile(r"\d{1,2}:\d\d[ap]m")
+_TIME = re.compile(r"\d{1,2}(?::\d\d)?[ap]m")
 _IN_BRACKETS = re.compile(r"(\\\{|[\[(])(.*?)(\\\}|[\])])", re.DOTALL)
 _MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)
 _WITH_BASE = re.compile(r"([0-9A-Z]+)_\{?(\d+|[a-z]+)\}?")
@@ -72,6 +72,8 @@ def same_normal(answer: str, gold: str, *, policy: Policy) -> bool | None:
     """`same_answer` of two answers in normal spelling."""
     if answer == gold:
         return True
+    if plain_number(gold) and _says_two_numbers(answer):
+        return False
     answer, gold = _without_names(answer, gold)
     if answer == gold:
         return bool(answer)
@@ -100,6 +102,8 @@ def same_normal(answer: str, gold: str, *, policy: Policy) -> bool | None:
         return _same_matrix(matrix[1], gold_matrix[1], policy)
     if answer.count(":") > 1 and gold.count(":") > 1:  # 1:2:3, which algebra would read as a quotient
         return _same_parts(answer.split(":"), gold.split(":"), is_ordered=True, policy=policy)
+    if gold_number and (found := _WITH_BASE.fullmatch(answer)) and found[2].isdecimal():
+        return _value_of(found[1], int(found[2])) == gold_number.value
     if _WITH_BASE.fullmatch(gold) and re.fullmatch(r"[0-9A-Z]+(_.*)?", answer):
         return answer.replace("{", "").replace("}", "") == gold.replace("{", "").replace("}", "")
     if brackets and gold_brackets and _is_flat(brackets[2]) and _is_flat(gold_brackets[2]):
@@ -107,6 +111,14 @@ def same_normal(answer: str, gold: str, *, policy: Policy) -> bool | None:
         if is_alike and max(len(parts), len(gold_parts)) > 1:
             return _same_parts(parts, gold_parts, is_ordered=True, policy=policy)
     return None
+
+
+def _value_of(digits: str, base: int) -> int | None:
+    """Of 11_2, which is 3; None if they are no digits of that base."""
+    try:
+        return int(digits, base) if base else None
+    except ValueError:
+        return None
 
 
 def _is_flat(inside: str) -> bool:
@@ -181,7 +193,8 @@ def _same_matrix(inside: str, gold_inside: str, policy: Policy) -> bool | None:
 def _same_words(answer: str, gold: str) -> bool | None:
     """For golds that are a word or the letter of a choice; None for all others."""
     if choice := _CHOICE.fullmatch(gold):
-        if found := _CHOICE.fullmatch(answer) or re.match(r"\(?([A-J])[).:]", answer):
+        is_one = len(re.findall(r"(?<![A-Za-z])[A-J](?:[).:]|$)", answer)) == 1  # "A) 3 B) 4" chooses nothing
+        if found := _CHOICE.fullmatch(answer) or (is_one and re.match(r"\(?([A-J])[).:]", answer)):
             return found[1] == choice[1]
         return None
     if _TIME.fullmatch(gold) and _TIME.fullmatch(answer):
@@ -194,9 +207,15 @@ def _same_words(answer: str, gold: str) -> bool | None:
     return words[0] == words[1] or (None if sorted(words[0]) == sorted(words[1]) else False)
 
 
+def _says_two_numbers(text: str) -> bool:
+    """5=6 and the like."""
+    numbers = [plain_number(part) for part in text.split("=")] if "=" in text else []
+    return len({number.value for number in numbers if number}) > 1
+
+
 def _cannot_be_a_number(text: str) -> bool:
     """An inequality, two numbers side by side, or an expression in variables that nothing binds."""
-    if re.search(r"[<>]|\\[lg]e(?![a-z])|(?<![_^{\d])\d+ \d", text):
+    if re.search(r"[<>]|\.\.\.$|squared|cubed|dozen|hundred|below|\\[lg]e(?![a-z])|(?<![_^{\d])\d+ \d", text):
         return True
     if re.search(r"=|\\(?:lim|sum|int|prod|text)|\d[A-Za-z]$", text):
         return False
