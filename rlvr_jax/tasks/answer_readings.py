@@ -16,6 +16,12 @@ _CHOICE_AND_VALUE = re.compile(r"(?:\\[a-z]{4,8}\s*\{)?\s*\([A-J]\)[\s~]*\}?\s*(
 _COMMAND = re.compile(
     r"\\(?:text|mbox|mathrm|textbf|operatorname|mathbf)\w*\s*\{[^{}]*\}|\\begin\{\w+\*?\}(?:\{[lcr|]+\})?|\\end\{\w+\*?\}|\\[a-zA-Z]+"
 )
+# What changes a number that stands before it; most words do so only if another number follows.
+_CHANGES_FIRST = re.compile(
+    rf"\b(?:wrong|incorrect|less than|below|hundreds?|squared|cubed|and a half)\b|(?:{CHANGING_WORDS.pattern}).*\d",
+    re.IGNORECASE,
+)
+_AND_ANOTHER = re.compile(r"^\S+(?:\s+[a-zA-Z]+){0,2}\s+and\s+(?:[a-z]+\s+)?\$?\d")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _FORMULA_WORDS = (
     "and sqrt frac sin cos tan cot sec csc log ln exp pi inf infinity abs max min mod det arcsin arccos arctan sinh "
@@ -28,36 +34,52 @@ _SHORT_PROSE = frozenset(_SHORT_WORDS_OF_ENGLISH.split())  # any other two lette
 
 def readings_of(text: str) -> tuple[str, ...]:
     """What an answer can be read as: itself, and in a sentence its formula or its number, whichever is first found."""
-    outside = MATH.sub(" ", text)
     if choice := _CHOICE_AND_VALUE.fullmatch(text):
         return text, choice[1]
-    if not is_prose(outside):
+    if not is_prose(MATH.sub(" ", text)):
         return (text,)
-    if "=" not in outside and CHANGING_WORDS.search(outside):
+    said = _said(text)
+    outside = MATH.sub(lambda found: " " if _is_formula(found) else found[0], said)
+    changes = _CHANGES_FIRST if _begins_with_number(said) else CHANGING_WORDS
+    if changes.search(outside):
         return (text,)  # "not 5", "5 or perhaps 6", "half of 5"
-    formulas = [formula for formula, _, _ in formulas_in(text)[-1:] if not is_prose(formula)]  # "$5 a day or $" is none
-    return tuple(dict.fromkeys((text, *(formulas or _number_said(text)))))
+    if formulas := [inside(found) for found in MATH.finditer(said) if _is_formula(found)]:
+        return tuple(dict.fromkeys((text, formulas[-1])))
+    if not is_prose(said):
+        return text, said.strip(" .:,")  # "the roots are -2,1"
+    return tuple(dict.fromkeys((text, *_number_said(said))))
 
 
-def _number_said(text: str) -> list[str]:
-    """The number of a sentence: where it begins with one that, else what it "is", else its end, else its first.
+def _is_formula(found: re.Match) -> bool:
+    """Not "$5 a day or $" nor "$2 = $" of two prices."""
+    is_price = found[0][0] == "$" and found.string[found.end() : found.end() + 1].isdigit()
+    return not is_price and not is_prose(inside(found))
 
-    What stands before an "=" does not count.
-    """
-    said = text.rpartition("=")[2].strip()
+
+def _said(text: str) -> str:
+    """What a sentence says: what follows its last "=", else its last "is" unless it begins with a number."""
+    hidden = MATH.sub(lambda found: "_" * len(found[0]) if _is_formula(found) else found[0], text)
+    if (after := hidden.rpartition("=")[2]) != hidden and any(c.isdigit() for c in after):
+        return text[len(text) - len(after) :].strip()
+    if _begins_with_number(text) and not _CHANGES_FIRST.search(text):
+        return text
+    after = SAYS.split(text)[-1]
+    return after if any(c.isdigit() for c in after) else text
+
+
+def _number_said(said: str) -> list[str]:
+    """The number where it begins with one, else its end, else its first number."""
     numbers = numbers_in(said)
-    if not numbers:
-        said, numbers = text, numbers_in(text)
-    if not numbers or CHANGING_WORDS.search(said):
-        return []
+    if _begins_with_number(said):
+        # 5 dollars and 60 cents, 3 apples and 4 pears
+        return [] if _AND_ANOTHER.search(said) else numbers[:1]
     prose = [word for word in _WORD.finditer(said) if is_prose(word[0])]
     after = said[prose[-1].end() :].strip(" .:,*$") if prose else ""
-    is_at_start = said.lstrip("$ ").startswith(numbers[0].lstrip("$"))
-    if is_at_start and re.search(r"\band\b.*\d", said):
-        return []  # 5 dollars and 60 cents, 3 apples and 4 pears
-    if not is_at_start and (stated := numbers_in(SAYS.split(said)[-1])):
-        numbers = stated
-    return [after] if any(c.isdigit() for c in after) and not is_at_start else numbers[:1]
+    return [after] if any(c.isdigit() for c in after) else numbers[:1]
+
+
+def _begins_with_number(text: str) -> bool:
+    return re.match(r"[\s$]*[-−]?[\s$]*\.?\d", text) is not None
 
 
 def is_prose(text: str) -> bool:

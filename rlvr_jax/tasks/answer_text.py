@@ -135,10 +135,10 @@ _SEPARATOR = re.compile(
 )
 _WORDS_OF_NUMBERS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
 _NUMBER_WORDS = {word: str(number) for number, word in enumerate(_WORDS_OF_NUMBERS.split())}
-# Beside one of these a number is not the number that is said: not 5, 5 or 6, minus 5, 5 dozen.
+# Beside one of these a number is not the number that is said: not 5, 5 or 6, minus 5, 5 squared.
 CHANGING_WORDS = re.compile(
-    r"\b(?:not?|wrong|incorrect|neither|nor|or|either|else|between|maybe|perhaps|rather|also|half|twice|minus|negative|"
-    r"below|less than|dozens?|hundreds?|squared|cubed)\b|n['’]t\b",
+    r"\b(?:not?|wrong|incorrect|neither|nor|or|either|else|between|maybe|perhaps|rather|half|twice|minus|negative|"
+    r"below|less than|hundreds?|squared|cubed)\b|n['’]t\b",
     re.IGNORECASE,
 )
 _CHANGES = re.compile(rf"\b(?:and|mod)\b|{CHANGING_WORDS.pattern}", re.IGNORECASE)
@@ -158,7 +158,7 @@ _UNITS = re.compile(
     rf"(?:(?:{_UNIT_WORDS}|[mshlg])(?:\s*\^\s*\{{?\d\}}?)?(?:\s+|\s*/\s*|$))+$"
 )
 _NUMBER_AND_WORDS = re.compile(
-    r"(-?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+)?)((?:\s+(?:[A-Za-z]{3,}|a|of|in|ft|cm|km|kg|lb))+)\.?"
+    r"(-?\d(?:[\d,]*\d)?(?:\.\d+)?(?:\s*/\s*\d+)?)((?:\s+(?:[A-Za-z]{3,}|a|of|in|ft|cm|km|kg|lb))+)\.?"
 )
 _DECIMAL_AND_LETTER = re.compile(r"(-?\d[\d,]*\.\d+)\s*[msg](?:\^\{?\d\}?)?")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")

@@ -34,6 +34,14 @@ class CodeSettings:
     n_processes: int  # completions that are run at a time
 
 
+@dataclass(frozen=True)
+class _NoScore:
+    """Why a completion's code could not be scored."""
+
+    why: str
+    is_of_tests: bool  # else of this machine
+
+
 class CodeReward:
     """Runs what models write, which is refused unless it is asked for in so many words."""
 
@@ -75,7 +83,8 @@ class CodeReward:
     ) -> tuple[np.ndarray, list[str]]:
         """Scores of [P][R] completions, and per prompt why it has none ("" where it has); NaN only for a row's faults.
 
-        A completion without code, or whose code does not even start, scores 0. Equal code is run once.
+        A completion without code, or whose code does not even start, scores 0. Equal code is run once. So does one
+        with which alone a test cannot be run: what it returns must not take the others' scores away.
         """
         failures = [self._tests_fault(problem) for problem in problems]
         rows = [
@@ -87,28 +96,37 @@ class CodeReward:
             jobs |= dict.fromkeys((p, code_of(text)) for text in texts if tests is not None)
         with ThreadPoolExecutor(self._settings.n_processes) as pool:
             outcomes = dict(zip(jobs, pool.map(lambda job: self._score(job[1], rows[job[0]]), jobs), strict=True))
-        for (p, _), outcome in outcomes.items():
-            if isinstance(outcome, str):
-                failures[p] = f"reward code on prompt {problems[p].prompt[:60]!r}: {outcome}"
-        score_PR = [
-            [np.nan if failures[p] else outcomes[p, code_of(text)] for text in texts]
-            for p, texts in enumerate(completion_texts)
-        ]
-        return np.array(score_PR, np.float64), failures
+        score_PR = np.full((len(problems), len(completion_texts[0])), np.nan)
+        for p, texts in enumerate(completion_texts):
+            if not failures[p]:
+                score_PR[p], why = _scores([outcomes[p, code_of(text)] for text in texts])
+                failures[p] = f"reward code on prompt {problems[p].prompt[:60]!r}: {why}" if why else ""
+        return score_PR, failures
 
-    def _score(self, code: str, tests: list[str]) -> float | str:
-        """The score, or what is wrong with the tests."""
+    def _score(self, code: str, tests: list[str]) -> float | _NoScore:
         if not code.strip() or len(code) > LONGEST_CODE:
             return 0.0
         try:
             verdicts = run_tests(code, tests, self._limits)
         except OSError as error:
-            return f"its processes cannot be started ({error})"
+            return _NoScore(f"its processes cannot be started ({error})", is_of_tests=False)
         if "untestable" in verdicts:
             test = tests[verdicts.index("untestable")]
-            return f"a test passes on what is no plain value, which cannot be sent: {test[:60]!r}"
+            why = f"a test passes on what is no plain value, which cannot be sent: {test[:60]!r}"
+            return _NoScore(why, is_of_tests=True)
         n_passed = verdicts.count("passed")
         return n_passed / len(tests) if self._settings.scoring == "share" else float(n_passed == len(tests))
+
+
+def _scores(outcomes: Sequence[float | _NoScore]) -> tuple[list[float], str]:
+    """Scores of a prompt's completions, and why some have none."""
+    faults = [outcome for outcome in outcomes if isinstance(outcome, _NoScore)]
+    # code that passes no test, as where it does not start, may never have come to the one at fault
+    is_of_tests = not any(outcome for outcome in outcomes if not isinstance(outcome, _NoScore))
+    if is_of_tests and any(fault.is_of_tests for fault in faults):
+        return [np.nan] * len(outcomes), next(fault.why for fault in faults if fault.is_of_tests)
+    scores = [(0.0 if o.is_of_tests else np.nan) if isinstance(o, _NoScore) else o for o in outcomes]
+    return scores, next((fault.why for fault in faults if not fault.is_of_tests), "")
 
 
 def code_of(completion: str) -> str:

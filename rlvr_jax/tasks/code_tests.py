@@ -4,21 +4,39 @@ import ast
 import builtins
 import json
 import sys
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-_HEAD = """import sys
-sys.path.append({root!r})  # last: no file of ours may stand for one of Python's
-from rlvr_jax.tasks.code_checker import Link, check
-sys.path.pop()
-sys.set_int_max_str_digits(0)
-_link = Link({calls_fd}, {replies_fd})
+_HEAD = """import sys as {own}sys
+{own}sys.path.append({root!r})  # last: no file of ours may stand for one of Python's
+from rlvr_jax.tasks.code_checker import Link as {own}Link, check as {own}check
+{own}sys.path.pop()
+{own}sys.set_int_max_str_digits(0)
+{own}link = {own}Link({calls_fd}, {replies_fd})
 """
 _TAIL = """
-check(_link, [{tests}], verdicts_fd={verdicts_fd}, cpu_s={cpu_s}, memory_bytes={memory_bytes})
+{own}check({own}link, [{tests}], verdicts_fd={verdicts_fd}, cpu_s={cpu_s}, memory_bytes={memory_bytes})
 """
+_PLAIN_TYPES = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    bytearray,
+    list,
+    tuple,
+    set,
+    frozenset,
+    dict,
+    Counter,
+    OrderedDict,
+)
+_PLAIN_ATTRIBUTES = frozenset(name for kind in _PLAIN_TYPES for name in dir(kind))
 
 
 def tests_of_row(row: dict[str, Any], field: str) -> list[str]:
@@ -48,9 +66,52 @@ def tests_of_row(row: dict[str, Any], field: str) -> list[str]:
             body = ast.parse(test).body
         except (SyntaxError, ValueError, RecursionError) as error:
             raise ValueError(f"field {field!r} has a test that is no Python ({error}): {test[:60]!r}") from error
-        if not unknown_names(body):  # as one of a function that is called like one of Python's, which would pass
-            raise ValueError(f"field {field!r} has a test that calls no function of the code's own: {test[:60]!r}")
+        if fault := _fault(body):
+            raise ValueError(f"field {field!r} has a test that {fault}: {test[:60]!r}")
     return tests
+
+
+def _fault(body: Sequence[ast.stmt]) -> str:
+    """Why right code would fail a test, or any code pass it; "" if neither is to be seen."""
+    nodes = list(ast.walk(ast.Module(list(body), [])))
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "." for node in nodes if isinstance(node, ast.ImportFrom)}
+    if foreign := {name.split(".")[0] for name in imported} - sys.stdlib_module_names:
+        return f"imports {min(foreign)!r}, and only the standard library is there"
+    unknown, bases = unknown_names(body), _attribute_bases(body)
+    if foreign := unknown & bases - sys.stdlib_module_names:
+        return f"uses attributes of {min(foreign)!r}, which is no module of the standard library"
+    functions = unknown - bases
+    if not functions:  # as one of a function that is called like one of Python's, which would pass
+        return "calls no function of the code's own"
+    handlers = [node.type for node in nodes if isinstance(node, ast.ExceptHandler) and node.type]
+    caught = {node.id for kind in handlers for node in ast.walk(kind) if isinstance(node, ast.Name)}
+    if foreign := caught & functions:
+        return f"catches {min(foreign)!r}, which is no exception of Python's"
+    return _use_of_objects(nodes, functions)
+
+
+def _use_of_objects(nodes: Sequence[ast.AST], functions: set[str]) -> str:
+    """Says where a test wants of a function's value what no plain value has, as an object of the code's own would."""
+
+    def called(node: ast.expr) -> str:
+        is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions
+        return node.func.id if is_call else ""
+
+    maker = {
+        target.id: called(node.value)
+        for node in nodes
+        if isinstance(node, ast.Assign) and called(node.value)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for node in nodes:
+        if not isinstance(node, ast.Attribute):
+            continue
+        name = maker.get(node.value.id, "") if isinstance(node.value, ast.Name) else called(node.value)
+        if name and (name[0].isupper() or node.attr not in _PLAIN_ATTRIBUTES):  # classes have capitals
+            return f"uses .{node.attr} of what {name!r} gives, and only plain values can be sent"
+    return ""
 
 
 def _asserts(tests: dict[str, Any], field: str) -> list[str]:
@@ -72,17 +133,20 @@ def checking_program(
     """The source of a program that runs each test by itself; names they do not know are functions of the code's."""
     bodies = [ast.parse(test).body for test in tests]
     unknown = sorted({name for body in bodies for name in unknown_names(body)})
-    lines = [_HEAD.format(root=str(ROOT), calls_fd=calls_fd, replies_fd=replies_fd)]
+    own = "_checker_"  # begins all names of the program's own, and none of the tests'
+    while any(own in test for test in tests):
+        own = "_" + own
+    lines = [_HEAD.format(own=own, root=str(ROOT), calls_fd=calls_fd, replies_fd=replies_fd)]
     modules = {base for body in bodies for base in _attribute_bases(body)} & sys.stdlib_module_names
-    lines += [f"import {name}" if name in modules else f"{name} = _link.function({name!r})" for name in unknown]
+    lines += [f"import {name}" if name in modules else f"{name} = {own}link.function({name!r})" for name in unknown]
     for i, body in enumerate(bodies):
         arguments = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
-        function = ast.FunctionDef(f"_test_{i}", arguments, body or [ast.Pass()], [], lineno=1, col_offset=0)
+        function = ast.FunctionDef(f"{own}test_{i}", arguments, body or [ast.Pass()], [], lineno=1, col_offset=0)
         if "type_params" in function._fields:  # Python 3.12 and later
             function.type_params = []
         lines.append(ast.unparse(ast.fix_missing_locations(ast.Module([function], []))))
-    names = ", ".join(f"_test_{i}" for i in range(len(tests)))
-    tail = _TAIL.format(tests=names, verdicts_fd=verdicts_fd, cpu_s=cpu_s, memory_bytes=memory_bytes)
+    names = ", ".join(f"{own}test_{i}" for i in range(len(tests)))
+    tail = _TAIL.format(own=own, tests=names, verdicts_fd=verdicts_fd, cpu_s=cpu_s, memory_bytes=memory_bytes)
     return "\n".join(lines) + tail
 
 
@@ -92,7 +156,7 @@ def unknown_names(body: Sequence[ast.stmt]) -> set[str]:
     for node in ast.walk(ast.Module(list(body), [])):
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
-        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             bound.add(node.name)
         elif isinstance(node, ast.arg):
             bound.add(node.arg)

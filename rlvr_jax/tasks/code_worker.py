@@ -30,7 +30,7 @@ def main(code_file: str, *, calls_fd: int, replies_fd: int, cpu_s: int, memory_b
     try:
         names = runpy.run_path(code_file, run_name="code")  # not "__main__", whose block would wait for input
     except BaseException as error:  # SystemExit too: whatever it raises is the answer
-        reply({"raised": type(error).__name__})
+        reply({"raised": _name_in_python(error)})
         return
     reply({"ready": True})
     for line in calls:
@@ -41,6 +41,22 @@ def _outcome(names: dict[str, Any], call: dict[str, Any]) -> dict[str, Any]:
     try:
         arguments = [decoded(value) for value in call["arguments"]]
         named = {name: decoded(value) for name, value in call["named"].items()}
-        return {"value": encoded(names[call["name"]](*arguments, **named))}
+        value = names[call["name"]](*arguments, **named)
     except BaseException as error:
-        return {"raised": type(error).__name__}
+        return {"raised": _name_in_python(error)}
+    try:
+        return {"value": encoded(value)} | ({"changed": _changed(call, arguments, named)} if value is None else {})
+    except BaseException:
+        return {"is_plain": False}
+
+
+def _changed(call: dict[str, Any], arguments: list[Any], named: dict[str, Any]) -> dict[str, Any]:
+    """What a function made of its arguments, by position or name: one that returns None may work in place."""
+    sent = dict(enumerate(call["arguments"])) | call["named"]
+    now = {key: encoded(value) for key, value in (dict(enumerate(arguments)) | named).items()}
+    return {str(key): data for key, data in now.items() if data != sent[key]}
+
+
+def _name_in_python(error: BaseException) -> str:
+    """The nearest of Python's own exceptions that it is one of: the tests know no other."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins")

@@ -5,6 +5,7 @@ import glob
 import gzip
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,7 +54,13 @@ def read_data_files(
         columns: fields to keep, where a row has them; None for all.
         kept: only these rows.
     """
-    return tuple(_read(shown, local, columns, kept) for shown, local in find_data_files(path))
+    files = tuple(_read(shown, local, columns, kept) for shown, local in find_data_files(path))
+    if kept and not any(file.rows or file.faults for file in files):
+        raise ValueError(
+            f"{path}: no row has a {kept.field} out of {', '.join(sorted(kept.values))}, and others are left out; "
+            "name other files"
+        )
+    return files
 
 
 def _read(path: str, local: Path, columns: frozenset[str] | None, kept: Kept | None) -> DataFile:
@@ -73,7 +80,7 @@ def _read(path: str, local: Path, columns: frozenset[str] | None, kept: Kept | N
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path} is not a whole gzip file ({error}); download or compress it again") from error
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ValueError(f"{path} cannot be read: {_reason(error)}") from error
     if not n_rows:
         raise ValueError(f"{path} holds no rows; a task needs some to train on and some to hold out")
     return DataFile(path, "line" if kind.startswith(".jsonl") else "row", rows, faults, fingerprint)
@@ -101,10 +108,16 @@ def find_data_files(path: str) -> list[tuple[str, Path]]:
     """The local files of `path`, with a name to show, downloaded first where it names some on the Hub."""
     if not path:
         raise ValueError(f"task.path is empty; name a file with problems ({', '.join(SUFFIXES)})")
-    local = Path(path).expanduser()
-    if local.is_file():
+    try:
+        local = Path(path).expanduser()
+        is_file, is_folder, is_link = local.is_file(), local.is_dir(), local.is_symlink()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a closed folder, the home of nobody
+        raise ValueError(f"{_short(path)} cannot be looked for ({_reason(error)}); correct the path") from error
+    if is_file:
         found = [(path, local)]
-    elif local.is_dir():
+    elif is_link and not is_folder:
+        raise ValueError(f"{path} is a link to {os.readlink(local)}, where there is no file; correct the link")
+    elif is_folder:
         inside = sorted(file.name for file in local.iterdir() if _kind(file.name))
         raise ValueError(f"{path} is a folder; name one file in it{_some(inside)}, or several as {path}/*.parquet")
     elif path.startswith(HUB_PREFIX) or (is_hub_path(path) and not _is_mistyped(path)):
@@ -121,6 +134,14 @@ def find_data_files(path: str) -> list[tuple[str, Path]]:
     return found
 
 
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _short(path: str) -> str:
+    return path if len(path) <= 200 else f"{path[:100]}...{path[-80:]}"
+
+
 def _is_mistyped(path: str) -> bool:
     """Whether what could be OWNER/NAME is rather a file that is not there: data/train.jsonl, or the folder exists."""
     return (bool(_kind(path)) and path.count("/") == 1) or Path(path.split("/")[0]).is_dir()
@@ -129,7 +150,7 @@ def _is_mistyped(path: str) -> bool:
 def _no_such_file(path: str, local: Path) -> str:
     if not local.parent.is_dir():
         return f"there is no file {path}, as there is no folder {local.parent.absolute()}; correct the path"
-    names = sorted(file.name for file in local.parent.iterdir() if _kind(file.name))
+    names = sorted(file.name for file in local.parent.iterdir() if _kind(file.name) and file.exists())
     nearest = difflib.get_close_matches(local.name, names, n=1, cutoff=0.0)
     meant = f"did you mean {local.parent / nearest[0]}" if nearest else "there is no file with problems in its folder"
     return f"there is no file {local.absolute()}; {meant}"
@@ -172,8 +193,11 @@ def _json_rows(path: str, content: bytes) -> list[dict[str, Any] | str]:
 
 def _parquet_rows(
     path: str, local: Path, columns: frozenset[str] | None, kept: Kept | None
-) -> Iterator[dict[str, Any]]:
-    """Rows by batches; one that is not kept comes as its filtered field alone, which costs no time to convert."""
+) -> Iterator[dict[str, Any] | str]:
+    """Rows by batches, or what is wrong with them.
+
+    One that is not kept comes as its filtered field alone, which costs no time to convert.
+    """
     try:
         import pyarrow
         from pyarrow import compute, parquet
@@ -188,7 +212,7 @@ def _parquet_rows(
                 is_kept = [True] * len(batch)
                 if has_filter:
                     values = pyarrow.array([None, *sorted(kept.values)], pyarrow.string())
-                    is_kept = compute.is_in(batch[kept.field].cast(pyarrow.string()), values).to_pylist()
+                    is_kept = compute.is_in(_as_text(path, batch, kept.field), values).to_pylist()
                     batch = batch.filter(pyarrow.array(is_kept))
                 rows = iter(batch.to_pylist())
                 for is_one in is_kept:
@@ -197,11 +221,33 @@ def _parquet_rows(
         raise ValueError(f"{path} is not a Parquet file that can be read: {error}") from error
 
 
-def _as_json(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with what JSON does not know (dates, decimals, bytes) as text: rewards get rows as JSON."""
-    if all(value is None or isinstance(value, (str, int, float)) for value in row.values()):
-        return row
-    return json.loads(json.dumps(row, default=str))
+def _as_text(path: str, batch: Any, name: str) -> Any:
+    """A column of an Arrow batch as text."""
+    import pyarrow
+
+    try:
+        return batch[name].cast(pyarrow.string())
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path}: column {name!r}, of type {batch[name].type}, is no text; correct it") from error
+
+
+def _as_json(row: dict[str, Any]) -> dict[str, Any] | str:
+    """The row with what JSON does not know (dates, decimals, bytes) as text: rewards get rows as JSON.
+
+    Bytes are texts whose writer did not say so. A row with some that are none is told what is wrong with it.
+    """
+    others = {name: value for name, value in row.items() if not (value is None or isinstance(value, (str, int, float)))}
+    for name, value in others.items():
+        try:
+            others[name] = json.loads(json.dumps(value, default=_text_of))
+        except UnicodeDecodeError as error:
+            fix = "save the column as text, or leave it out of the file"
+            return f"field {name!r} holds bytes that are not UTF-8 (at byte {error.start + 1}); {fix}"
+    return {**row, **others}  # in the order of the row
+
+
+def _text_of(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _json_name(value: Any) -> str:

@@ -56,7 +56,7 @@ class Judge:
         """Raises ValueError if the key, the client's package or the cache's folder is missing."""
         if problems := judge_problems(settings):
             raise ValueError("; ".join(problems))
-        key = os.environ.get(settings.api_key_env, "") if settings.api_key_env else "none"
+        key = os.environ.get(settings.api_key_env, "").strip() if settings.api_key_env else "none"
         if not key:
             raise ValueError(
                 f"the environment variable {settings.api_key_env}, which task.judge.api_key_env names, is not set; "

@@ -88,7 +88,11 @@ class JudgeEndpoint:
         self._not_before_s, self._n_failed_in_a_row = 0.0, 0
         places = asyncio.Semaphore(self._concurrency)
         client = openai.AsyncOpenAI(
-            base_url=self._base_url, api_key=self._api_key, timeout=self._timeout_s, max_retries=0
+            base_url=self._base_url,
+            api_key=self._api_key,
+            timeout=self._timeout_s,
+            max_retries=0,
+            http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),  # each would be a request of its own
         )
 
         async def answer(i: int) -> str | NoAnswer:
@@ -113,7 +117,7 @@ class JudgeEndpoint:
             try:
                 said = await self._once(client, request)
             except _Failed as failed:
-                why = self._without_key(str(failed))
+                why = str(failed)
                 wait_s = max(failed.after_s, self._backoff_s * 2**attempt * random.uniform(0.5, 1.0))
                 if failed.after_s > self._longest_wait_s:
                     why += f"; it asks to wait {failed.after_s:.0f} s, beyond the {self._longest_wait_s:g} s of "
@@ -141,44 +145,51 @@ class JudgeEndpoint:
         except (TimeoutError, openai.APITimeoutError) as error:
             raise _Failed(f"no answer within task.judge.timeout_s={self._timeout_s:g} s", is_transient=True) from error
         except openai.APIStatusError as error:
+            to = error.response.headers.get("location") if 300 <= error.status_code < 400 else None
+            says = f"it redirects to {to}, which task.judge.base_url should name itself" if to else error.message
             raise _Failed(
-                f"HTTP {error.status_code}: {_shortened(str(error.message))}",
+                f"HTTP {error.status_code}: {self._shown(str(says))}",
                 is_transient=error.status_code in _TRANSIENT or error.status_code >= 500,
                 after_s=_retry_after_s(error.response.headers.get("retry-after")),
                 is_of_one_question=error.status_code in _OF_ONE_QUESTION,
             ) from error
         except Exception as error:  # whatever the client's layers raise of a connection, the run goes on
             cause = error.__cause__ or error
-            why = f"{type(cause).__name__}: {_shortened(str(cause))}"
+            why = f"{type(cause).__name__}: {self._shown(str(cause))}"
             raise _Failed(f"no connection to {self._base_url} ({why})", is_transient=True) from error
-        return self._content(raw.http_response.text)
+        return self._content(raw.http_response.content)  # not its text: the header may name any codec of Python's
 
-    def _content(self, body: str) -> str:
+    def _content(self, body: bytes) -> str:
         """The text of an answer, whose tokens are counted. Raises _Failed at a body that is none."""
         try:
             answer = json.loads(body)
-            said = answer["choices"][0]["message"]["content"]
-            if not isinstance(said, str):
+            self._count_tokens(answer)
+            choice = answer["choices"][0]
+            said = choice["message"].get("content")
+            if said is not None and not isinstance(said, str):
                 raise TypeError
-        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-            why = f"what came back is no chat completion: {_shortened(body)!r}"
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            why = f"what came back is no chat completion: {self._shown(body.decode('utf-8', 'replace'))!r}"
             raise _Failed(why, is_transient=True) from error
+        if said is None:  # as of a model that spent its tokens on thinking; asked again it would spend them again
+            end = self._shown(str(choice.get("finish_reason")))
+            why = f"the answer has no text (finish_reason {end}); task.judge.max_tokens may be too small"
+            raise _Failed(why, is_transient=False, is_of_one_question=True)
+        return said
+
+    def _count_tokens(self, answer: dict[str, Any]) -> None:
         usage = answer.get("usage")
         n_tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
         try:
             self._budget.add_tokens(n_tokens if isinstance(n_tokens, int) and n_tokens >= 0 else 0)
         except OSError as error:
             raise _Failed(f"the judge's budget cannot be counted ({error.strerror})", is_transient=False) from error
-        return said
 
-    def _without_key(self, text: str) -> str:
-        """Endpoints quote what they were sent."""
-        return text.replace(self._api_key, "(key)") if self._api_key else text
-
-
-def _shortened(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+    def _shown(self, text: str) -> str:
+        """A text in short and without the key, since endpoints quote what they were sent."""
+        without_key = text.replace(self._api_key, "(key)") if self._api_key else text  # before a part of it is cut off
+        words = " ".join(without_key.split())
+        return words if len(words) <= _SHOWN else words[:_SHOWN] + "..."
 
 
 def _retry_after_s(header: str | None) -> float:

@@ -3,9 +3,11 @@
 It imports nothing of ours and runs in lone processes.
 """
 
+from collections import Counter, OrderedDict, defaultdict
 from typing import Any
 
 _SEQUENCES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+_MAPPINGS = {"dict": dict, "Counter": Counter, "OrderedDict": OrderedDict}
 
 
 class NotPlain(TypeError):
@@ -23,8 +25,9 @@ def encoded(value: Any) -> Any:
         return {kind.__name__: value.hex()}
     if kind in _SEQUENCES.values():
         return {kind.__name__: [encoded(item) for item in value]}
-    if kind is dict:
-        return {"dict": [[encoded(key), encoded(item)] for key, item in value.items()]}
+    if kind in (*_MAPPINGS.values(), defaultdict):
+        name = "dict" if kind is defaultdict else kind.__name__  # its default is a function, which cannot be sent
+        return {name: [[encoded(key), encoded(item)] for key, item in value.items()]}
     raise NotPlain(f"a value of type {kind.__name__}")
 
 
@@ -39,6 +42,6 @@ def decoded(data: Any) -> Any:
         return {"bytes": bytes, "bytearray": bytearray}[kind].fromhex(content)
     if kind in _SEQUENCES:
         return _SEQUENCES[kind]([decoded(item) for item in content])
-    if kind == "dict":
-        return {decoded(key): decoded(item) for key, item in content}
+    if kind in _MAPPINGS:
+        return _MAPPINGS[kind]({decoded(key): decoded(item) for key, item in content})
     raise ValueError(f"{kind!r} is no plain type")

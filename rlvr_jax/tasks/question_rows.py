@@ -7,6 +7,7 @@ math    problem, solution with a box, and where there are answer, level, subject
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ _GSM8K_HUB = "hf://datasets/openai/gsm8k/main"
 _GSM8K_TEST = f"{_GSM8K_HUB}/test-00000-of-00001.parquet"
 _CALCULATOR = re.compile(r"<<[^<>\n]*>>")  # GSM8K's notes for a calculator that no model here has
 _LEVEL = re.compile(r"(?:Level )?([1-9])")
+_TAKEN = re.compile(r"level_[1-9]|rewards")  # categories of levels; eval/<task>/rewards/<name> are means of rewards
 _UNKNOWN_LEVEL = "Level ?"  # MATH has two problems of it
 
 
@@ -93,7 +95,8 @@ def _math_categories(row: Mapping[str, Any]) -> tuple[str, ...]:
     categories = []
     level = row.get("level")
     if level is not None and level != _UNKNOWN_LEVEL:
-        found = _LEVEL.fullmatch(str(level).strip())
+        is_whole = isinstance(level, float) and level.is_integer()  # as of a column with gaps
+        found = _LEVEL.fullmatch(str(int(level) if is_whole else level).strip())
         if not found:
             raise ValueError(f"field 'level' is {level!r}; it must be a number from 1 to 9 or 'Level 3'")
         categories.append(level_name(int(found[1])))
@@ -111,8 +114,12 @@ def level_name(level: int) -> str:
 
 
 def category_name(subject: str) -> str:
-    """The category of a subject, fit for a metric: "Counting & Probability" is counting_probability."""
-    return re.sub(r"[^a-z0-9]+", "_", subject.lower()).strip("_")
+    """The category of a subject, fit for a metric: "Counting & Probability" is counting_probability.
+
+    Letters are those of any script. One that would be taken for a level, or for a group of metrics, is subject_....
+    """
+    name = re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", subject).lower()).strip("_")
+    return f"subject_{name}" if _TAKEN.fullmatch(name) else name
 
 
 def _text(row: Mapping[str, Any], field: str) -> str:

@@ -215,7 +215,7 @@ def _says_two_numbers(text: str) -> bool:
 
 def _cannot_be_a_number(text: str) -> bool:
     """An inequality, two numbers side by side, or an expression in variables that nothing binds."""
-    if re.search(r"[<>]|\.\.\.$|squared|cubed|dozen|hundred|below|\\[lg]e(?![a-z])|(?<![_^{\d])\d+ \d", text):
+    if re.search(r"[<>]|\.\.\.$|squared|cubed|hundred|below|\\[lg]e(?![a-z])|(?<![_^{\d])\d+ \d", text):
         return True
     if re.search(r"=|\\(?:lim|sum|int|prod|text)|\d[A-Za-z]$", text):
         return False

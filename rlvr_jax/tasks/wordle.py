@@ -37,7 +37,8 @@ MOST_CLUES = 10
 N_VARIANTS = 16  # prompts per word, where the prompt shows earlier guesses
 _INVALID = {"bare": "xxxxx", "tagged": "That is no word of the list."}
 _BARE_GUESS = re.compile(r"\s*([A-Za-z]{5})\s*")
-_TAGGED_GUESS = re.compile(r"<guess>\s*([^<>]*?)\s*</guess>")
+# white space is left to _BARE_GUESS: two runs of it around the word would be tried in all splits, which is cubic
+_TAGGED_GUESS = re.compile(r"<guess>([^<>]*)</guess>")
 _RULES = (
     "Guess the secret English word of five letters{n_guesses}. Each guess must be such a word. It is answered by a "
     "mark for each of its letters: G if the letter is right and in the right place, Y if it stands elsewhere in the "

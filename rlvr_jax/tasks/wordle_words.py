@@ -53,11 +53,12 @@ def words_of_file(path: str, *, setting: str) -> tuple[str, ...]:
 
     Empty lines are skipped. Raises ValueError naming the file, the setting and the numbers of lines that hold no word.
     """
-    file = Path(path)
     try:
+        file = Path(path).expanduser()
         lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise ValueError(f"{setting}={path!r} cannot be read ({error.strerror}); name a file of words") from error
+    except (OSError, RuntimeError) as error:  # the latter: ~ of nobody
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"{setting}={path!r} cannot be read ({why}); name a file of words") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{setting}={path!r} is not UTF-8 ({error.reason} at byte {error.start})") from error
     words, faults = {}, []

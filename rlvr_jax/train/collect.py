@@ -27,6 +27,7 @@ class Collection:
     is_kept_PR: np.ndarray  # bool, false where a rollout counts as never drawn
     n_prompts_drawn: int  # more than P where dynamic sampling drew again
     n_effective_drawn: int  # those of them whose rewards differ
+    n_ungraded_drawn: int  # rollouts of everything drawn whose reward the task could not tell
     n_tokens: int  # prompt tokens once per prompt, and completion tokens, of everything drawn
 
     @property
@@ -89,6 +90,7 @@ def collected(
         is_kept_PR=is_kept_PR,
         n_prompts_drawn=len(problems),
         n_effective_drawn=0,
+        n_ungraded_drawn=int(np.isnan(grades.reward_PR).sum()),
         n_tokens=int(rollouts.prompt_length_P.sum() + rollouts.completion_length_PR.sum()),
     )
     return dataclasses.replace(collection, n_effective_drawn=int(collection.is_effective_P.sum()))

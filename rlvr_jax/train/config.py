@@ -58,7 +58,7 @@ class JudgeConfig:
     model: str = ""
     api_key_env: str = "OPENAI_API_KEY"  # the environment variable that holds the key; "": none is sent
     question: str = JUDGE_QUESTION  # with {prompt}, {completion} and {answer}; the completion comes between fences
-    score_pattern: str = r"(?i)score:\s*\**\s*(-?\d+(?:\.\d+)?)"  # its last match counts; the group is the score
+    score_pattern: str = r"(?i)score:[\s*]*(-?\d+(?:\.\d+)?)"  # its last match counts; the group is the score
     score_min: float = 0.0  # this score is the reward 0
     score_max: float = 10.0  # and this one 1; one beyond them counts as none
     max_tokens: int = 512  # of what the judge says

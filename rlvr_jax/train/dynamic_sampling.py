@@ -46,6 +46,7 @@ def effective_first(rounds: Sequence[Collection], *, n_prompts: int) -> Collecti
         is_kept_PR=is_kept_PR,
         n_prompts_drawn=sum(c.n_prompts_drawn for c in rounds),
         n_effective_drawn=sum(c.n_effective_drawn for c in rounds),
+        n_ungraded_drawn=sum(c.n_ungraded_drawn for c in rounds),
         n_tokens=sum(c.n_tokens for c in rounds),
     )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from typing import NamedTuple
 
 from rlvr_jax.train.config import ConfigError, TaskConfig
@@ -70,8 +71,10 @@ def _counts_wrong(task: TaskConfig) -> list[str]:
             f"task.mixture_weights={task.mixture_weights} are {len(task.mixture_weights)} for the {len(task.mixture)} "
             "tasks of task.mixture; give one per task, or () for equal parts"
         )
-    if not all(weight > 0 for weight in task.mixture_weights):
-        problems.append(f"task.mixture_weights={task.mixture_weights} must all be above 0; leave a task out instead")
+    if not all(0 < weight < math.inf for weight in task.mixture_weights):
+        problems.append(
+            f"task.mixture_weights={task.mixture_weights} must all be finite and above 0; leave a task out instead"
+        )
     n_lasting = max(len(task.stages) - 1, 0)
     if len(task.stage_prompts) != n_lasting:
         problems.append(

@@ -58,21 +58,31 @@ def _won_with(m: int, votes: Votes, n_silent: int, k: int) -> float:
     """The part of the mean that comes from subsets whose most frequent answers have m votes each.
 
     Answer by answer: in how many ways `used` samples can be chosen so far with `t` answers at m votes and the
-    others below, and the same ways weighted with how right those t are together.
+    others below, and the same ways weighted with how right those t are together. Ways are scaled, see `_draw_chances`.
     """
-    most_tied = k // m
+    n_samples = n_silent + sum(n for n, _ in votes)
+    most_tied = min(k // m, sum(n >= m for n, _ in votes))
     ways_TU, right_TU = np.zeros((2, most_tied + 1, k + 1))
     ways_TU[0, 0] = 1.0
     for n, rightness in (*votes, (n_silent, None)):
-        new_ways_TU, new_right_TU = np.zeros_like(ways_TU), np.zeros_like(right_TU)
-        # those without an answer can be any number
-        for v in range(min(n, k) + 1 if rightness is None else min(n, m - 1, k) + 1):
-            new_ways_TU[:, v:] += math.comb(n, v) * ways_TU[:, : k + 1 - v]
-            new_right_TU[:, v:] += math.comb(n, v) * right_TU[:, : k + 1 - v]
+        chance_V = _draw_chances(n, k, n_samples)
+        below_V = chance_V if rightness is None else chance_V[:m]  # those without an answer can be any number
+        new_ways_TU, new_right_TU = (
+            np.array([np.convolve(row_U, below_V)[: k + 1] for row_U in rows_TU]) for rows_TU in (ways_TU, right_TU)
+        )
         if rightness is not None and m <= n:
             before = ways_TU[:-1, : k + 1 - m]
-            new_ways_TU[1:, m:] += math.comb(n, m) * before
-            new_right_TU[1:, m:] += math.comb(n, m) * (right_TU[:-1, : k + 1 - m] + rightness * before)
+            new_ways_TU[1:, m:] += chance_V[m] * before
+            new_right_TU[1:, m:] += chance_V[m] * (right_TU[:-1, : k + 1 - m] + rightness * before)
         ways_TU, right_TU = new_ways_TU, new_right_TU
-    n_subsets = math.comb(n_silent + sum(n for n, _ in votes), k)
-    return sum(float(right_TU[t, k]) / t for t in range(1, most_tied + 1)) / n_subsets
+    return sum(float(right_TU[t, k]) / t for t in range(1, most_tied + 1)) / _draw_chances(n_samples, k, n_samples)[k]
+
+
+@functools.lru_cache(maxsize=256)
+def _draw_chances(n: int, k: int, n_samples: int) -> tuple[float, ...]:
+    """C(n, v) q^v (1 - q)^(n - v) with q = k / n_samples, for v = 0..n: ways to choose v of n, scaled.
+
+    The powers multiply all subsets of k by one number, and so cancel. C(n, v) alone is beyond a float from n = 1030 on.
+    """
+    whole = n_samples**n  # the quotient of whole numbers is rounded once
+    return tuple(math.comb(n, v) * k**v * (n_samples - k) ** (n - v) / whole for v in range(n + 1))

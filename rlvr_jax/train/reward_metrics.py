@@ -11,7 +11,7 @@ def reward_metrics(collection: Collection) -> dict[str, float]:
     """reward/, rewards/, completions/ and batch/ metrics of a collection; NaN where there is nothing to count.
 
     reward/ describes what is trained on, penalties included, over the rollouts that are kept; rewards/
-    each of its parts over those that could be graded, unweighted.
+    each of its parts over those that could be graded, unweighted. health/ counts everything that was drawn.
     """
     reward_PR, is_kept_PR = collection.reward_PR, collection.is_kept_PR
     length_PR, is_correct_PR = collection.rollouts.own_length_PR, collection.grades.is_correct_PR
@@ -42,7 +42,7 @@ def reward_metrics(collection: Collection) -> dict[str, float]:
         "batch/n_prompts_drawn": collection.n_prompts_drawn,
         "batch/effective_prompts_drawn": collection.n_effective_drawn,
         "health/ungraded_prompts": len(collection.grades.failures),
-        "health/ungraded_rollouts": np.isnan(collection.grades.reward_PR).sum(),
+        "health/ungraded_rollouts": collection.n_ungraded_drawn,
     }
     grades = collection.grades
     metrics |= {f"health/{name}": count for name, count in grades.counts.items()}

@@ -116,6 +116,11 @@ def _range_problems(config: TrainConfig) -> list[str]:
         for path in ("seed", "eval.seed", "warmstart.seed")
         if values[path] >= 2**32
     ]
+    problems += [
+        f"{path}={values[path]} must be below 2^31: no array has more rows"
+        for path in ("batch.n_prompts", "batch.n_rollouts", "sampling.max_new_tokens", "eval.n_samples")
+        if values[path] >= 2**31
+    ]
     if config.optimizer.schedule != "constant" and config.decay_updates <= config.optimizer.warmup_updates:
         problems.append(
             f"optimizer.schedule={config.optimizer.schedule!r} reaches 0 at update {config.decay_updates}, before the "

@@ -1,5 +1,7 @@
 """What cannot work in the settings of a task."""
 
+import math
+
 from rlvr_jax.tasks import answer_task, jsonl, listed_task, row_problems, wordle
 from rlvr_jax.tasks.question_rows import DATA_SETS
 from rlvr_jax.tasks.rewards import SERVICES, reward_names, weight_per_reward
@@ -107,6 +109,8 @@ def _wordle_problems(task: TaskConfig) -> list[str]:
 def _reward_problems(task: TaskConfig) -> list[str]:
     own, default = _REWARDS[task.name]
     rewards, problems = task.rewards or default, []
+    if not all(map(math.isfinite, task.reward_weights)):
+        problems.append(f"task.reward_weights={task.reward_weights} must all be finite numbers")
     for check in (lambda: reward_names(rewards, own=own), lambda: weight_per_reward(rewards, task.reward_weights)):
         try:
             check()

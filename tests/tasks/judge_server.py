@@ -11,10 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Reply:
     """What the server answers a request with."""
 
-    def __init__(self, said="Score: 5", *, status=200, body=None, headers=None, after_s=0.0, drips=False):
+    def __init__(
+        self, said="Score: 5", *, status=200, body=None, headers=None, after_s=0.0, drips=False, encoding="utf-8"
+    ):
         said_body = {"choices": [{"message": {"content": said}}], "usage": {"total_tokens": 7}}
         self.body = json.dumps(said_body) if body is None else body
         self.status, self.headers, self.after_s, self.drips = status, headers or {}, after_s, drips
+        self.encoding = encoding
 
 
 class JudgeServer:
@@ -52,7 +55,7 @@ class JudgeServer:
         time.sleep(reply.after_s)
         with self._lock:
             self.n_open -= 1
-        body = reply.body.encode()
+        body = reply.body.encode(reply.encoding)
         with contextlib.suppress(OSError):  # the client may have given up
             handler.send_response(reply.status)
             for name, value in {"content-type": "application/json", **reply.headers}.items():

@@ -20,8 +20,21 @@ FAMILIES = {  # (task, gold): (right, wrong)
             "Answer: 18 dollars",
             "It is 10 + 8 = 18",
             "eighteen? #### 18",
+            "The final answer is: 18",
+            "<think>#### 17</think> So 18.",
         ],
-        ["#### 81", "18 + 2 = 20", "18\n#### 20", r"\boxed{}", "", "18,000", "#### -18", "```python\nx = 18"],
+        [
+            "#### 81",
+            "18 + 2 = 20",
+            "18\n#### 20",
+            r"\boxed{}",
+            "",
+            "18,000",
+            "#### -18",
+            "```python\nx = 18",
+            "#### 18 or 19",
+            "The answer is not 18.",
+        ],
     ),
     ("gsm8k", "4"): (
         [

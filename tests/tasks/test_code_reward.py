@@ -63,6 +63,15 @@ def test_all_or_nothing():
         ("[1, 2", "neither tests nor JSON"),
         (["assert inc(1 == 2"], "a test that is no Python"),
         (["assert sum([1, 2]) == 3"], "calls no function of the code's own"),
+        (["assert math.isclose(1, 1)"], "calls no function of the code's own"),
+        (["assert np.allclose(inc(1), 2)"], "uses attributes of 'np', which is no module of the standard library"),
+        (["with pytest.raises(ValueError):\n    inc('')"], "uses attributes of 'pytest'"),
+        (["import numpy as np\nassert np.allclose(inc(1), 2)"], "imports 'numpy'"),
+        (["from solution import inc\nassert inc(1) == 2"], "imports 'solution'"),
+        (["assert Solution().inc(1) == 2"], "uses .inc of what 'Solution' gives"),
+        (["assert Solution().count(1) == 2"], "uses .count of what 'Solution' gives"),
+        (["s = stack()\ns.push(1)\nassert s.pop() == 1"], "uses .push of what 'stack' gives"),
+        (["try:\n    inc('')\nexcept Mine:\n    pass"], "catches 'Mine', which is no exception of Python's"),
         ({"inputs": [[1]], "outputs": [2]}, "must have fn_name"),
         ({"fn_name": "f", "inputs": [[1]], "outputs": []}, "as many outputs as inputs"),
         ({"fn_name": "f); import os", "inputs": [[1]], "outputs": [1]}, "must have fn_name"),
@@ -73,6 +82,27 @@ def test_tests_that_cannot_be_used_are_named(tests, says):
     with pytest.raises(ValueError, match="field 'tests'") as caught:
         read_tests({"tests": tests}, "tests")
     assert says in str(caught.value)
+
+
+def test_tests_may_use_what_plain_values_have_and_the_standard_library():
+    tests = [
+        "assert inc('a').strip().upper() == 'A'",
+        "x = inc(1)\nassert x.bit_length() == 2",
+        "import os.path as p, collections\nassert p.join('a', 'b') == inc(1)",
+        "try:\n    inc(1)\nexcept (ValueError, json.JSONDecodeError) as error:\n    assert error.args",
+    ]
+    assert read_tests({"tests": tests}, "tests") == tests
+
+
+def test_one_completion_cannot_take_the_scores_of_the_others_away():
+    tests = ["assert inc(1) == 2", "assert inc(print if inc(2) == 'odd' else 2) == 3"]
+    odd = "def inc(x):\n    return 2 if x == 1 else 'odd'"
+    broken = "def inc(x) return"
+    rows = [problem(tests)] * 3
+    score_PR, failures = CodeReward(SETTINGS).grade(rows, [[odd, GOOD], [odd, WRONG], [odd, broken]])
+    np.testing.assert_array_equal(score_PR, [[0.0, 1.0], [0.0, 0.5], [np.nan, np.nan]])
+    assert failures[:2] == ["", ""]
+    assert "a test passes on what is no plain value" in failures[2]
 
 
 def test_a_row_at_fault_is_left_out_and_the_others_are_graded():

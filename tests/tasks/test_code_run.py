@@ -47,6 +47,104 @@ def test_each_test_has_its_own_verdict():
     assert verdicts("def f(x):\n    return x + 1\n", list(by_test)) == list(by_test.values())
 
 
+@pytest.mark.parametrize("name", ["check", "Link", "_link", "_checker_link", "_test_0", "sys", "link", "tests"])
+def test_a_function_may_be_called_like_one_of_the_checkers_own(name):
+    assert verdicts(f"def {name}(x): return x + 1", [f"assert {name}(1) == 2", f"assert {name}(1) == 3"]) == [
+        "passed",
+        "failed",
+    ]
+
+
+STOPS = [
+    "assert all(map(f, [2, 3, 5]))",
+    "assert not any(map(f, [4, 6]))",
+    "for got, want in zip(map(f, [1, 2]), [2, 3]):\n    assert got == want",
+    "assert list(iter(lambda: f(1), 0)) == []",
+]
+
+
+@pytest.mark.parametrize("kind", ["StopIteration", "StopAsyncIteration", "type('Mine', (StopIteration,), {})"])
+def test_code_cannot_end_the_loop_of_a_test(kind):
+    assert verdicts(f"def f(x):\n    raise {kind}", STOPS) == ["failed"] * 4
+
+
+def wants(kind):
+    return f"try:\n    f('a')\n{kind}:\n    pass\nelse:\n    raise AssertionError"
+
+
+@pytest.mark.parametrize(
+    "deed",
+    ["os._exit(0)", "sys.exit(0)", "raise KeyboardInterrupt", "raise GeneratorExit", "return object()", "return f"],
+)
+def test_ending_or_giving_what_is_no_value_is_not_the_error_that_a_test_wants(deed):
+    tests = [wants(kind) for kind in ("except Exception", "except TypeError", "except")]
+    assert verdicts(f"import os, sys\ndef f(x):\n    {deed}", tests) == ["failed"] * 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("type('Mine', (ValueError,), {})", "ValueError"),
+        ("type('Mine', (KeyError,), {})", "LookupError"),
+        ("__import__('json').JSONDecodeError('', '', 0)", "ValueError"),
+        ("UnicodeDecodeError('utf-8', b'', 0, 1, '')", "UnicodeError"),
+        ("type('Mine', (Exception,), {})", "Exception"),
+    ],
+)
+def test_an_error_of_the_codes_own_kind_is_caught_as_its_base(kind, wanted):
+    tests = [wants(f"except {wanted}"), wants("except OSError")]
+    assert verdicts(f"def f(x):\n    raise {kind}", tests) == ["passed", "failed"]
+
+
+def test_what_cannot_be_sent_is_the_tests_fault_even_where_it_wants_an_error():
+    assert verdicts("def f(x): return 0", [wants("except TypeError").replace("'a'", "object()")]) == ["untestable"]
+
+
+def test_a_function_without_a_value_changes_its_arguments_in_place():
+    code = """
+def f(x, y=None):
+    x.sort() if isinstance(x, list) else x.update([(1, 2)]) if isinstance(x, dict) else x.clear()
+    if y is not None:
+        y.append(x)
+def g(x):
+    x.clear()
+    return x
+"""
+    by_test = {
+        "x = [2, 1]\nassert f(x) is None\nassert x == [1, 2]": "passed",
+        "x = [2, 1]\nf(x)\nassert x == [2, 1]": "failed",
+        "x = {0: 0}\nf(x)\nassert x == {0: 0, 1: 2}": "passed",
+        "x = {1}\ny = []\nf(x, y=y)\nassert (x, y) == (set(), [set()])": "passed",
+        "x = collections.defaultdict(int)\nf(x)\nassert x == {1: 2}": "passed",
+        "x = bytearray(b'a')\nf(x)\nassert x == b''": "passed",
+        "x = [3, 4]\nassert g(x) == sorted(x)": "failed",  # emptying what it is compared with is no way to be right
+    }
+    assert verdicts(code, list(by_test)) == list(by_test.values())
+
+
+def test_dictionaries_of_the_standard_library_are_plain():
+    code = """
+from collections import Counter, OrderedDict, defaultdict
+def f(text): return Counter(text)
+def g(text): return OrderedDict((c, 1) for c in text)
+def h(text):
+    found = defaultdict(list)
+    found[text].append(1)
+    return found
+class Mine(dict):
+    def __eq__(self, other): return True
+def k(text): return Mine()
+"""
+    by_test = {
+        "assert f('aab') == {'a': 2, 'b': 1} and f('aab').most_common(1) == [('a', 2)]": "passed",
+        "from collections import OrderedDict\nassert g('ab') == OrderedDict([('a', 1), ('b', 1)])": "passed",
+        "from collections import OrderedDict\nassert g('ab') != OrderedDict([('b', 1), ('a', 1)])": "passed",
+        "assert h('a') == {'a': [1]}": "passed",
+        "assert k('a') == {}": "failed",
+    }
+    assert verdicts(code, list(by_test)) == list(by_test.values())
+
+
 def test_plain_values_come_and_go_as_they_are():
     values = ["None", "True", "-7", "1e-300", "float('inf')", "3j", "'é\\n\\ud83d'", "b'\\x00'", "bytearray(b'a')"]
     values += ["[1, (2, {3}), {}]", "{'a': [None]}", "{(1, 2): frozenset({1})}"]

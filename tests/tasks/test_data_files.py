@@ -65,6 +65,23 @@ def test_the_rows_of_a_parquet_file(tmp_path):
     ]
 
 
+def test_bytes_in_a_parquet_file_are_texts_of_utf_8(tmp_path):
+    columns = {"q": [b"q 0", "α".encode(), None], "list": [[b"x"], [], None], "s": [{"b": b"y"}] * 3}
+    file = read_data_file(write_parquet(tmp_path / "p.parquet", columns))
+    assert fields(file) == [
+        {"q": "q 0", "list": ["x"], "s": {"b": "y"}},
+        {"q": "α", "list": [], "s": {"b": "y"}},
+        {"q": None, "list": None, "s": {"b": "y"}},
+    ]
+
+
+def test_a_row_with_bytes_that_are_no_text_is_a_fault_and_the_others_are_read(tmp_path):
+    file = read_data_file(write_parquet(tmp_path / "p.parquet", {"q": [b"a", b"b\xff", b"c"], "n": [1, 2, 3]}))
+    assert file.rows == [(1, {"q": "a", "n": 1}), (3, {"q": "c", "n": 3})]
+    fault = "field 'q' holds bytes that are not UTF-8 (at byte 2); save the column as text, or leave it out of the file"
+    assert file.faults == [(2, fault)]
+
+
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     path = write_parquet(tmp_path / "p.parquet", {"q": ["a"]})
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -143,6 +160,23 @@ def test_a_file_that_is_not_there(tmp_path, monkeypatch, path, fault):
         read_data_file(path)
 
 
+def test_a_link_to_nothing_is_called_that(tmp_path):
+    (tmp_path / "train.jsonl").symlink_to(tmp_path / "moved.jsonl")
+    fault = r"train.jsonl is a link to .*moved.jsonl, where there is no file; correct the link"
+    with pytest.raises(ValueError, match=fault):
+        read_data_file(str(tmp_path / "train.jsonl"))
+    write(tmp_path / "test.jsonl", LINES)
+    with pytest.raises(ValueError, match=r"did you mean .*test.jsonl"):  # the nearest name that is one of a file
+        read_data_file(str(tmp_path / "trains.jsonl"))
+
+
+@pytest.mark.parametrize("path", ["x" * 5_000, "a/" * 2_500 + "b.jsonl", "~nobody-of-this-name/x.jsonl"])
+def test_a_path_that_cannot_be_looked_for_is_refused_in_few_words(path):
+    with pytest.raises(ValueError, match="cannot be looked for .*; correct the path") as refused:
+        read_data_file(path)
+    assert len(str(refused.value)) < 300
+
+
 def test_the_fingerprint_follows_the_bytes_and_not_the_name(tmp_path):
     first = read_data_file(write(tmp_path / "a.jsonl", LINES)).fingerprint
     assert read_data_file(write(tmp_path / "b.jsonl", LINES)).fingerprint == first
@@ -166,6 +200,23 @@ def test_only_kept_rows_and_named_fields_are_read_and_numbers_stay(tmp_path, kin
         path = write_parquet(tmp_path / "p.parquet", {name: [row[name] for row in SOURCES] for name in SOURCES[0]})
     file = read_data_file(path, columns=frozenset({"q", "missing"}), kept=Kept("source", frozenset({"a", "c"})))
     assert file.rows == [(1, {"q": "0"}), (3, {"q": "2"}), (4, {"q": "3"}), (5, {"q": "4"})]  # 3: no source at all
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_filter_that_leaves_nothing_is_named(tmp_path, kind):
+    if kind == "jsonl":
+        path = write(tmp_path / "p.jsonl", '{"q": "a", "source": "math"}\n{"q": "b", "source": ["gsm8k"]}\n')
+    else:
+        path = write_parquet(tmp_path / "p.parquet", {"q": ["a", "b"], "source": ["math", "other"]})
+    with pytest.raises(ValueError, match="no row has a source out of a, c, and others are left out; name other files"):
+        read_data_files(path, kept=Kept("source", frozenset({"a", "c"})))
+
+
+def test_a_filter_on_a_column_of_lists_names_the_column(tmp_path):
+    path = write_parquet(tmp_path / "p.parquet", {"q": ["a"], "source": [["gsm8k"]]})
+    with pytest.raises(ValueError, match="source") as refused:
+        read_data_files(path, kept=Kept("source", frozenset({"gsm8k"})))
+    assert "not a Parquet file" not in str(refused.value)
 
 
 def test_a_filter_on_a_field_that_a_parquet_file_lacks_keeps_everything(tmp_path):

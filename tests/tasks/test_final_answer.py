@@ -42,6 +42,19 @@ def found(text, *, prefer_hashes=False):
         ("so it costs $18.", "last number", "$18"),
         ("Thus the slope is $\\frac{2}{3}$.", "last formula", r"\frac{2}{3}"),
         ("no idea", "last words", "no idea"),
+        ("The final answer is -5.", "final answer is", "-5"),
+        ("Final Answer: (-6, 10)", "final answer is", "(-6, 10)"),
+        (r"**Final Answer:** $\frac{7}{2}$", "final answer is", r"\frac{7}{2}"),
+        ("### Final Answer\n\n$$-5$$", "final answer is", "-5"),
+        ("**Final Answer**\n\\[ -\\frac{1}{2} \\]", "final answer is", r"-\frac{1}{2}"),
+        ("The final answer is .5", "final answer is", ".5"),
+        ("The answer isn't 5", "answer is", "not 5"),
+        ("The answer is 5? No, 6.", "answer is", "5? No, 6"),
+        ('{"answer": 7}', "answer is", "7"),
+        ("#### \\pi", "####", r"\pi"),
+        ("It weighs 1.5e3 grams", "last number", "1.5e3"),
+        ("The area is 7 m2", "last number", "7"),
+        (r"\boxed{5}" + " \n" * 20_000, "box", "5"),
     ],
 )
 def test_each_rule_finds_its_answer(text, rule, answer):
@@ -52,6 +65,26 @@ def test_hashes_come_before_a_box_only_where_they_are_preferred():
     text = "#### 6\n" + r"but \boxed{7}"
     assert found(text, prefer_hashes=True) == ("####", "6")
     assert found(text, prefer_hashes=False) == ("box", "7")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"<think>maybe \boxed{99}</think> The answer is 15.", "15"),
+        (r"<think>\boxed{1}</think>" + "\n2", "2"),
+        (r"<think>\boxed{3}</think>" + "\nI hope this helps", "3"),
+        (r"<think>so \boxed{4}</think>", "4"),
+        ("<think>10 - 5 = 5\n<answer>5</answer>", "5"),
+    ],
+)
+def test_what_follows_a_thought_counts_before_it(text, answer):
+    assert final_answer(text, prefer_hashes=False).text == answer
+
+
+@pytest.mark.parametrize("kind", ["", "latex", "math", "json", "text"])
+def test_a_fence_around_an_answer_that_is_no_program_hides_nothing(kind):
+    assert found(f"```{kind}\n\\boxed{{7}}\n```") == ("box", "7")
+    assert found(f"```{kind}\n\\boxed{{7}}\nand no end") == ("box", "7")
 
 
 def test_a_programs_code_is_no_answer_but_its_output_is_unless_text_follows():
@@ -70,8 +103,9 @@ def test_a_text_without_an_answer_has_none(text):
 
 
 @pytest.mark.parametrize("answer", ["The answer is 8.", r"It is \boxed{8}.", "#### 8"])
-def test_questions_that_a_base_model_adds_after_its_answer_do_not_count(answer):
-    text = answer + "\n\nQ: And twice that?\nA: The answer is 16.\n#### 16"
+@pytest.mark.parametrize("mark", ["Q: ", "Human: ", "User: ", "### Instruction:\n", "## Problem 2: "])
+def test_questions_that_a_base_model_adds_after_its_answer_do_not_count(answer, mark):
+    text = answer + f"\n\n{mark}And twice that?\nA: The answer is 16.\n#### 16"
     assert final_answer(text, prefer_hashes=True).text == "8"
     assert final_answer("Question: what?\n" + answer, prefer_hashes=True).text == "8"
 
@@ -139,6 +173,10 @@ def test_a_mark_is_hashes_or_a_box_with_something_in_it(text, is_marked):
         "\\boxed{",
         "\\boxed{\n",
         "\\[",
+        "\\(",
+        "\n",
+        "\n ",
+        "</think>",
         "$",
         "answer: \n",
         "<answer>",
@@ -157,4 +195,4 @@ def test_a_megabyte_of_anything_costs_little(part):
     start = time.process_time()
     final_answer(text, prefer_hashes=False)
     gold_answer(text[:32_000])
-    assert time.process_time() - start < 3.0
+    assert time.process_time() - start < 1.5  # a pattern that is quadratic in 32,000 characters takes more

@@ -1,6 +1,7 @@
 """The judge against a real server on this machine that answers well, badly, late or not at all."""
 
 import json
+import re
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ from judge_server import Reply, judge_server
 from rlvr_jax.tasks.judge import Judge, JudgeSettings, judge_problems
 from rlvr_jax.tasks.problem import Problem
 from rlvr_jax.tasks.rewards import Rewards, RewardSettings
+from rlvr_jax.train.config import JudgeConfig
 
 KEY = "sk-very-secret-1234"
 SETTINGS = {
@@ -162,6 +164,70 @@ def test_a_refused_key_is_not_tried_again_and_not_shown(judge, caplog):
     assert KEY not in why + caplog.text
 
 
+@pytest.mark.parametrize("status", [401, 200], ids=["a refusal", "a body that is no answer"])
+def test_no_part_of_a_key_is_shown_where_a_message_is_cut(judge, status):
+    body = json.dumps({"error": {"message": "x" * 150 + " " + KEY * 9}})  # shown up to character 200
+    with judge_server(lambda request, n: Reply(status=status, body=body)) as server:
+        _, (why,) = judge(server, n_retries=0).grade([SUM], [["4"]])
+    assert "xxx" in why
+    assert KEY[:4] not in why
+
+
+@pytest.mark.parametrize("codec", ["hex", "zlib", "rot13", "idna", "utf-16", "nonsense"])
+def test_a_header_that_names_another_codec_does_no_harm(judge, codec):
+    reply = Reply(headers={"content-type": f"application/json; charset={codec}"})
+    with judge_server(lambda request, n: reply) as server:
+        assert judge(server).grade([SUM], [["4"]])[0] == [[0.5]]
+
+
+def test_a_body_in_no_encoding_is_a_failure(judge):
+    raw = Reply(body="Sc\xf6re: \xfe", encoding="latin-1")
+    with judge_server(lambda request, n: raw) as server:
+        _, (why,) = judge(server, n_retries=0).grade([SUM], [["4"]])
+    assert "no chat completion" in why
+
+
+def test_an_answer_without_a_text_is_paid_for_and_not_asked_again(judge):
+    choice = {"message": {"role": "assistant", "content": None}, "finish_reason": "length"}
+    silent = Reply(body=json.dumps({"choices": [choice], "usage": {"total_tokens": 9}}))
+    with judge_server(by_completion(deep=silent, short="Score: 5")) as server:
+        texts = [f"deep {i}" for i in range(9)] + ["short", "short too"]
+        score_PR, (why,) = judge(server, budget_tokens=85, concurrency=1).grade([SUM], [texts])
+    np.testing.assert_array_equal(score_PR, [[np.nan] * 9 + [0.5, np.nan]])  # 9 * 9 + 7 = 88 tokens
+    assert "the answer has no text (finish_reason length); task.judge.max_tokens may be too small" in why
+    assert len(server.requests) == 10
+
+
+def test_a_redirection_is_not_followed(judge):
+    with judge_server() as server:
+        server.reply = lambda request, n: Reply(status=307, body="", headers={"location": f"{server.url}/again"})
+        score_PR, (why,) = judge(server).grade([SUM], [["4"]])
+    assert np.isnan(score_PR).all()
+    assert f"HTTP 307: it redirects to {server.url}/again, which task.judge.base_url should name itself" in why
+    assert len(server.requests) == 1
+
+
+def test_one_answer_in_between_starts_the_count_of_failures_anew(judge):  # 8 in a row end a step
+    down = Reply(status=500, body="down")
+    with judge_server(by_completion(fails=down, works="Score: 5")) as server:
+        texts = [f"fails {i}" for i in range(7)] + ["works"] + [f"fails {i}" for i in range(7, 14)] + ["works again"]
+        score_PR, _ = judge(server, n_retries=0, concurrency=1).grade([SUM], [texts])
+    np.testing.assert_array_equal(score_PR, [[np.nan] * 7 + [0.5] + [np.nan] * 7 + [0.5]])
+
+
+def test_scores_are_found_in_time_that_grows_with_the_text():
+    default = JudgeConfig().score_pattern
+    judge = Judge.__new__(Judge)  # without an endpoint
+    judge.settings = JudgeSettings(base_url="", cache_folder="", **SETTINGS | {"score_pattern": default})
+    judge._pattern = re.compile(default)
+    for said in ("Score: 5", "**SCORE:** 5.0", "score:** *5* of 10", "Score: 1. No,\nscore:\n5"):
+        assert judge.score(said) == 0.5
+    started = time.monotonic()
+    for blanks in (" " * 100_000, "*" * 100_000, "score: * " * 10_000):
+        assert judge.score("Score:" + blanks) is None
+    assert time.monotonic() - started < 1.0
+
+
 def test_questions_that_are_too_long_do_not_keep_others_from_being_asked(judge):
     texts = [f"long {i}" for i in range(12)] + ["short"]
     with judge_server(by_completion(long=Reply(status=400, body="too long"), short="Score: 5")) as server:
@@ -171,8 +237,8 @@ def test_questions_that_are_too_long_do_not_keep_others_from_being_asked(judge):
 
 @pytest.mark.parametrize(
     "body",
-    ["", "<html>proxy</html>", "null", "[]", '{"choices": []}', '{"choices": [{"message": {"content": null}}]}',
-     '{"error": "no"}', "[" * 100_000],
+    ["", "<html>proxy</html>", "null", "[]", '{"choices": []}', '{"choices": [{"message": {"content": 5}}]}',
+     '{"choices": [{"message": null}]}', '{"error": "no"}', "[" * 100_000],
     ids=lambda body: body[:20],
 )  # fmt: skip
 def test_a_body_that_is_no_answer_is_a_failure(judge, body):

@@ -1,4 +1,7 @@
+import fcntl
 import multiprocessing
+import os
+import threading
 
 import pytest
 
@@ -44,6 +47,21 @@ def test_processes_share_a_budget(tmp_path):
     for process in processes:
         process.join()
     assert sum(taken) == 200
+
+
+def test_nothing_is_counted_while_another_process_holds_the_file(tmp_path):
+    budget = JudgeBudget(tmp_path, most_requests=1, most_tokens=0)
+    file = os.open(tmp_path / "spent", os.O_RDWR | os.O_APPEND | os.O_CREAT)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(budget.take()))
+    thread.start()
+    thread.join(0.3)
+    assert found == []
+    os.write(file, b"requests 1\n")
+    os.close(file)
+    thread.join(30)
+    assert "task.judge.budget_requests=1 is spent" in found[0]
 
 
 def test_a_line_cut_by_a_kill_is_not_counted(tmp_path):

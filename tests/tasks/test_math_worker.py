@@ -19,6 +19,17 @@ def verdict(answer, gold, *policy):
         ("2y = x + 6", r"y=\frac{1}{2}x+3"),
         ("-2x+4y-6=0", "x-2y+3=0"),
         ("0 < x < 1", "(0,1)"),
+        (r"1\le x\text{ and } x\le 2", "[1,2]"),
+        (r"1<x<3, x\ne 2", r"(1,2)\cup(2,3)"),
+        (r"\mathbb{R}\backslash\{0\}", r"(-\infty,0)\cup(0,\infty)"),
+        (r"\cos 60^\circ", r"\frac12"),
+        (r"\sin^2 30^{\circ}", "0.25"),
+        (r"\operatorname{arctan} 1", r"\frac{\pi}{4}"),
+        ("sin(0)", "0"),
+        (r"\lg 100", "2"),
+        ("C_5^2", "10"),
+        ("A_5^2", "20"),
+        (r"3\sqrt[3]{-8}", "-6"),
         (r"x<2 \text{ or } x>3", r"(-\infty,2)\cup(3,\infty)"),
         (r"\frac{-1+\sqrt{5}}{2},\frac{-1-\sqrt{5}}{2}", r"x=\frac{-1\pm\sqrt{5}}{2}"),
         ("i^2", "-1"),
@@ -48,6 +59,8 @@ def test_these_are_the_same_by_algebra(answer, gold):
         (r"-\infty", r"\infty"),
         ("x^2+y^2=5", "x^2+y^2=25"),
         ("3-4i", "3+4i"),
+        ("10^{100}+1", "10^{100}"),
+        (r"\sin 30", "0.5"),  # radians without a degree sign
     ],
 )
 def test_these_are_not_the_same_by_algebra(answer, gold):

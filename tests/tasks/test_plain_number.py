@@ -71,6 +71,8 @@ def test_how_a_number_was_written_is_kept():
         ("x2-3", ["2", "3"]),
         ("3/4 of them, 1/0 of those", ["3/4", "1", "0"]),
         ("half, .5", [".5"]),
+        ("7 m2 and 3 cm3", ["7", "3"]),
+        ("1e3 and 2.5E-2 but 2e", ["1e3", "2.5E-2", "2"]),
         ("none", []),
     ],
 )

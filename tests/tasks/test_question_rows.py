@@ -42,6 +42,7 @@ def test_a_row_of_math():
     assert math_question(row).categories == ("level_5", "counting_probability")
     assert math_question(row | {"level": "Level ?"}).categories == ("counting_probability",)
     assert math_question({"problem": "p", "solution": "s", "answer": "\\{1\\}"}).categories == ()
+    assert math_question(row | {"level": 3.0}).categories == ("level_3", "counting_probability")
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,8 @@ def test_a_row_of_math():
         (math_question, MATH_ROW | {"answer": "\\frac{1}{2"}, "field 'answer' is .*, whose braces do not match"),
         (math_question, MATH_ROW | {"answer": "}1{"}, "whose braces do not match"),
         (math_question, MATH_ROW | {"answer": "$\\text{}$"}, "in which nothing is left to compare with"),
+        (math_question, MATH_ROW | {"level": 2.5}, "field 'level' is 2.5; it must be a number from 1 to 9"),
+        (math_question, MATH_ROW | {"level": float("nan")}, "field 'level' is nan"),
         (math_question, MATH_ROW | {"level": "hard"}, "field 'level' is 'hard'; it must be a number from 1 to 9"),
         (
             math_question,
@@ -96,6 +99,20 @@ def test_golds_with_braces_of_their_own_are_fine(gold):
 def test_names_of_subjects_fit_metrics():
     assert category_name("Counting & Probability") == "counting_probability"
     assert category_name("intermediate_algebra") == category_name("Intermediate Algebra") == "intermediate_algebra"
+
+
+def test_a_subject_in_any_script_has_a_category():
+    assert category_name("Алгебра и Анализ") == "алгебра_и_анализ"
+    assert category_name("代数") == "代数"
+    assert math_question(MATH_ROW | {"type": "代数"}).categories == ("level_3", "代数")
+
+
+@pytest.mark.parametrize("subject", ["Level 3", "level_3", "Rewards"])
+def test_a_subject_is_never_taken_for_a_level_or_for_the_rewards(subject):
+    name = category_name(subject)
+    assert name == f"subject_{subject.lower().replace(' ', '_')}"
+    assert category_name(name) == name  # a config may name it as it is shown
+    assert math_question(MATH_ROW | {"type": subject}).categories == ("level_3", name)
 
 
 @pytest.mark.parametrize("name", DATA_SETS)

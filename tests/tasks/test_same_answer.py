@@ -93,6 +93,19 @@ def test_a_list_is_split_outside_brackets_only():
         ("12=x", "12"),
         (r"25\pi cm^2", r"25\pi"),
         (r"100^\circ C", "100"),
+        (r"\sqrt13", r"\sqrt{13}"),
+        (r"2\sqrt 34", r"2\sqrt{34}"),
+        (r"8\text{ a.m.}", "8 am"),
+        ("minus 7", "-7"),
+        (r"5\text{ hundred}", "500"),
+        ("7 thousand dollars", "7000"),
+        ("25¢", "25"),
+        (r"0.\dot3", r"\frac13"),
+        (r"\overline{1234}", "1234"),
+        ("(-oo,0) U (0,oo)", r"(-\infty,0)\cup(0,\infty)"),
+        ("all real numbers", r"\mathbb{R}"),
+        (r"\begin{pmatrix}1\cr 2\end{pmatrix}", r"\begin{pmatrix}1\\[2pt]2\end{pmatrix}"),
+        ("11_2", "3"),
     ],
 )
 def test_these_are_the_same(answer, gold):
@@ -131,10 +144,23 @@ def test_these_are_the_same(answer, gold):
         (r"\begin{pmatrix} 2 \\ 1 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
         (r"\begin{pmatrix} 1 & 2 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}"),
         ("x" * 5_000, "5"),
+        ("5=6", "6"),
+        ("1=2=3", "3"),
+        ("5...", "5"),
+        (r"5\ldots", "5"),
+        ("11_2", "11"),
+        (r"5\text{ squared}", "5"),
+        (r"5^\circ\text{C below zero}", "5"),
+        ("12 or more", "12"),
     ],
 )
 def test_these_are_not_the_same(answer, gold):
     assert same_answer(answer, gold, policy=NONE) is False
+
+
+@pytest.mark.parametrize("answer", ["A) 3 B) 4", "A. or B.", "A) or B)"])
+def test_of_two_choices_none_is_chosen(answer):
+    assert not same_answer(answer, "A", policy=NONE)
 
 
 @pytest.mark.parametrize(("answer", "gold"), [("(x+1)^2", "x^2+2x+1"), (r"\sqrt{8}", r"2\sqrt{2}"), ("x<1", "1>x")])

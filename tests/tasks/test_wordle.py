@@ -1,5 +1,7 @@
 """The Wordle task: problems by index, the game's replies, and what each reward says of a game."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -98,6 +100,19 @@ def test_a_tagged_guess_is_the_last_one_in_tags():
     with_clues = make_task(guess_style="tagged", n_turns=1, n_clues=1).train_problem(3)
     guess, pattern = with_clues.row["clues"][0]
     assert f"\n{guess}: {' '.join(pattern)}" in with_clues.prompt
+
+
+@pytest.mark.parametrize("style", ["bare", "tagged"])
+@pytest.mark.parametrize("n", [4_000, 100_000])  # the first takes a pattern that tries all splits seconds, not hours
+def test_a_long_turn_costs_no_more_than_reading_it(style, n):
+    task = make_task(guess_style=style)
+    turns = [f"<guess>{' ' * n}crane", f"{' ' * n}crane{' ' * n}!", f"<guess>{' ' * n}crane{chr(10) * n}x</guess>"]
+    turns += ["<guess> " * (n // 8) + "crane", "<guess>" + "crane\n" * (n // 6)]
+    for turn in turns:
+        start_s = time.process_time()
+        assert task.guess(turn) is None
+        assert time.process_time() - start_s < 1
+    assert make_task(guess_style="tagged").guess(f"<guess>\n{' ' * n}frost\t</guess>") == "frost"
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,12 @@ def test_plain_lines_and_rows_of_json_are_read(tmp_path):
     assert words_of_file(str(rows), setting="task.words") == ("frost", "crane")
 
 
+def test_a_path_may_begin_at_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "words.txt").write_text("frost\n")
+    assert words_of_file("~/words.txt", setting="task.words") == ("frost",)
+
+
 def test_lines_that_hold_no_word_are_named(tmp_path):
     file = tmp_path / "words.txt"
     file.write_text("frost\nfrosty\ncrane\nno\n\ncafé1\n")

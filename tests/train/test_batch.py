@@ -54,6 +54,7 @@ def collection():
         is_kept_PR=KEPT_PR,
         n_prompts_drawn=P,
         n_effective_drawn=2,
+        n_ungraded_drawn=0,
         n_tokens=0,
     )
 

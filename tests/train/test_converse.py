@@ -110,6 +110,14 @@ def test_the_policy_reads_all_that_came_before_its_turn():
     assert seen[2] == [prompt[1] + turn("c") + reply("<c>") + turn("d") + reply("<d>")]
 
 
+def test_what_a_turn_reads_may_be_longer_than_any_completion():
+    # the third turn of the third rollout reads <bos>qq and c$<c>d$<d>: 3 + 10 tokens where completions have at most 12
+    sampler, seen = scripted(*copy.deepcopy(SCRIPT))
+    got = conversation(sampler, max_new_tokens=12)
+    assert [len(prompt) for prompt in seen[2]] == [13]
+    np.testing.assert_array_equal(got.completion_length_PR, [[12, 5], [12, 2]])
+
+
 def test_turns_are_read_off_the_mask_so_that_no_reply_can_be_forged():
     sampler, _ = scripted(["<stop>", "stop", "c", "no..."], ["stop", "d"], ["e"])
     got = conversation(sampler)

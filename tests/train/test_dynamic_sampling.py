@@ -14,7 +14,7 @@ from rlvr_jax.train.dynamic_sampling import effective_first
 R = 2
 
 
-def make_round(first, effective, *, S=3, T=4, n_decode_steps=5, failures=()):
+def make_round(first, effective, *, S=3, T=4, n_decode_steps=5, failures=(), n_timeouts=0):
     """Prompts first, first + 1, ...; rewards differ where `effective` says so. Every array tells whose it is."""
     number_P = np.arange(first, first + len(effective))
     P = len(effective)
@@ -35,12 +35,14 @@ def make_round(first, effective, *, S=3, T=4, n_decode_steps=5, failures=()):
         ),
         completion_texts=[[f"{n}" for n in row] for row in number_PR],
         grades=Grades(
-            {"a": reward_PR + 0.5, "b": -reward_PR}, reward_PR + 0.25, number_PR % 2 == 0, failures=tuple(failures)
-        ),
+            {"a": reward_PR + 0.5, "b": -reward_PR}, reward_PR + 0.25, number_PR % 2 == 0, failures=tuple(failures),
+            counts={"verifier_timeouts": n_timeouts},
+        ),  # fmt: skip
         penalties={"overlong": np.full((P, R), -0.25, np.float32)},
         is_kept_PR=np.ones((P, R), bool),
         n_prompts_drawn=P,
         n_effective_drawn=sum(effective),
+        n_ungraded_drawn=R * len(failures),
         n_tokens=int(length_P.sum() + length_PR.sum()),
     )
 
@@ -67,9 +69,9 @@ def test_groups_with_unequal_rewards_come_before_others(effective, expected):
 
 
 WIDE = [
-    make_round(0, [True, False, True], S=2, T=4, n_decode_steps=5, failures=["prompt 1"]),
-    make_round(10, [False, True, False], S=5, T=3, n_decode_steps=7),
-    make_round(20, [True, False, True], S=3, T=8, n_decode_steps=2, failures=["prompt 21", "prompt 22"]),
+    make_round(0, [True, False, True], S=2, T=4, n_decode_steps=5, failures=["prompt 1"], n_timeouts=1),
+    make_round(10, [False, True, False], S=5, T=3, n_decode_steps=7, n_timeouts=2),
+    make_round(20, [True, False, True], S=3, T=8, n_decode_steps=2, failures=["prompt 21", "prompt 22"], n_timeouts=4),
 ]
 CHOSEN = [(0, 0), (0, 2), (1, 1), (2, 0)]  # (round, place)
 
@@ -108,6 +110,8 @@ def test_rounds_of_other_widths_are_padded_with_zeros_on_the_right(chosen):
 def test_what_was_drawn_is_counted_whether_chosen_or_not(chosen):
     assert chosen.n_prompts_drawn == 9
     assert chosen.n_effective_drawn == 5
+    assert chosen.n_ungraded_drawn == 2 * (1 + 0 + 2)
+    assert chosen.grades.counts == {"verifier_timeouts": 1 + 2 + 4}
     assert chosen.n_tokens == sum(round_.n_tokens for round_ in WIDE)
     assert chosen.grades.failures == ("prompt 1", "prompt 21", "prompt 22")
     assert int(chosen.rollouts.n_decode_steps) == 5 + 7 + 2

@@ -1,5 +1,7 @@
 """Mixtures and stages as a config names them."""
 
+import math
+
 import pytest
 
 from rlvr_jax.train.config import ConfigError, TaskConfig
@@ -88,7 +90,9 @@ def test_an_empty_stage_is_the_config_as_it_is():
             {"mixture_weights": (1.0, 2.0)},
             ["task.mixture_weights=(1.0, 2.0) are 2 for the 3 tasks of task.mixture; give one per task"],
         ),
-        ({"mixture_weights": (1.0, 0.0, 1.0)}, ["task.mixture_weights=(1.0, 0.0, 1.0) must all be above 0"]),
+        ({"mixture_weights": (1.0, 0.0, 1.0)}, ["task.mixture_weights=(1.0, 0.0, 1.0) must all be finite and above 0"]),
+        ({"mixture_weights": (math.inf, 1.0, 1.0)}, ["task.mixture_weights=(inf, 1.0, 1.0) must all be finite"]),
+        ({"mixture_weights": (math.nan, 1.0, 1.0)}, ["task.mixture_weights=(nan, 1.0, 1.0) must all be finite"]),
         (
             {"stages": ("operand_max=5", "")},
             ["task.stage_prompts=() must say how long each of the 2 stages", "give 1 number(s)"],

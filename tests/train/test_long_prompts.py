@@ -6,6 +6,7 @@ import pytest
 from rlvr_jax.models.tokenizer import CharTokenizer
 from rlvr_jax.tasks.arithmetic import SentenceArithmetic
 from rlvr_jax.train.assemble import assemble
+from rlvr_jax.train.build_task import build_task
 from rlvr_jax.train.collect import prompts_of_step
 from rlvr_jax.train.config import ConfigError, SamplingConfig, TaskConfig
 from rlvr_jax.train.long_prompts import prompt_lengths, used_problems
@@ -49,6 +50,31 @@ def test_what_a_counter_shows_stays_a_function_of_the_counter():
     parts = [p.prompt for first in (4, 0) for p in prompts_of_step(kept(), first, n_prompts=4, seed=3)]
     assert parts == whole[4:8] + whole[:4]
     assert sorted(whole[: task.n_train]) == sorted(p for p in PROMPTS if len(p) < LIMIT)  # each once per pass
+
+
+def test_stages_draw_the_same_problems_but_for_the_long_ones():
+    small = {"name": "arithmetic", "operators": "+", "operand_min": 2, "operand_max": 14}
+    staged = build_task(TaskConfig(**small, stages=("operand_min=8", ""), stage_prompts=(50,)))
+    task = kept(staged)
+    first, last = (
+        [problem.prompt for problem in prompts_of_step(task, start, n_prompts=n, seed=3)]
+        for start, n in ((0, 50), (50, task.n_train))
+    )
+    short = {p for p in PROMPTS if len(p) < LIMIT}
+    # of two operands from 8 on, the short ones have one digit and the other at most two
+    of_first = {p for p in short if min(int(p.split()[1]), int(p.split()[3])) >= 8}
+    assert 0 < len(of_first) < 50
+    assert set(first) == of_first
+    assert sorted(last) == sorted(short)  # each once per pass
+
+
+def test_a_limit_that_leaves_nothing_of_a_part_is_refused_by_its_name():
+    mixed = TaskConfig(
+        name="mixture", mixture=("arithmetic operators=+ operand_max=9", "arithmetic operand_min=100 operand_max=105")
+    )
+    fault = "sampling.max_prompt_tokens=21: no problem of 'arithmetic operand_min=100 operand_max=105' in stage 1 is"
+    with pytest.raises(ConfigError, match=fault):
+        kept(build_task(mixed))
 
 
 def test_everything_else_is_the_tasks_own():

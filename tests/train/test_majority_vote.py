@@ -60,6 +60,16 @@ def test_many_samples_are_counted_without_listing_subsets():
     assert 0.5 < majority_at_k(answers, is_correct_PR, k=32)[0] < 0.7
 
 
+def test_so_many_samples_that_their_subsets_exceed_a_float_are_counted():
+    # 1029 of 1030: a right answer is left out with 515/1030, which makes 514 : 514; else 515 : 514 wins
+    answers = (("1",) * 515 + ("2",) * 514 + (None,),)
+    is_correct_PR = np.array([[True] * 515 + [False] * 515])
+    assert majority_at_k(answers, is_correct_PR, k=1029) == pytest.approx([0.75], abs=1e-9)
+    # 515 of 1030, a subset and what it leaves mirror each other: 515 : 515 is a fair coin
+    is_correct_PR = np.array([[True] * 515 + [False] * 515])
+    assert majority_at_k((("1",) * 515 + ("2",) * 515,), is_correct_PR, k=515) == pytest.approx([0.5], abs=1e-9)
+
+
 def test_more_votes_than_samples_are_refused():
     with pytest.raises(ValueError, match="maj@3 needs 1 <= k <= n_samples=2"):
         majority_at_k((("1", "1"),), np.ones((1, 2), bool), k=3)

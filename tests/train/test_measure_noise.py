@@ -322,7 +322,7 @@ def test_measured_rollouts_are_kept_with_their_rewards_and_without_those_that_ar
         grades=Grades({"given": reward_PR}, reward_PR, reward_PR == 1, ()),
         penalties={"overlong": np.array([[0, -0.5], [0, 0]], np.float32)},
         is_kept_PR=np.array([[True, True], [False, False]]),
-        n_prompts_drawn=2, n_effective_drawn=1, n_tokens=0,
+        n_prompts_drawn=2, n_effective_drawn=1, n_ungraded_drawn=2, n_tokens=0,
     )  # fmt: skip
     sketch_PRW, gram_PRR = np.zeros((2, 2, 3)), np.zeros((2, 2, 2))
     is_finite_PR = np.array([[True, False], [True, True]])

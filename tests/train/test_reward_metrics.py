@@ -46,6 +46,7 @@ def make_collection(correct_PR, *, format_PR=None, overlong_PR=None, kept_PR=Non
         is_kept_PR=kept_PR,
         n_prompts_drawn=P,
         n_effective_drawn=0,
+        n_ungraded_drawn=int(np.isnan(reward_PR).sum()),
         n_tokens=0,
     )
     return dataclasses.replace(collection, n_effective_drawn=int(collection.is_effective_P.sum()))
@@ -101,8 +102,9 @@ def test_metrics_of_rewards_are_over_what_is_kept():
 
 
 def test_metrics_of_lengths_and_counts_are_over_everything_drawn():
-    metrics = metrics_of(dataclasses.replace(HARD, n_prompts_drawn=15, n_effective_drawn=4))
+    metrics = metrics_of(dataclasses.replace(HARD, n_prompts_drawn=15, n_effective_drawn=4, n_ungraded_drawn=7))
     expected = {
+        "health/ungraded_rollouts": 7,
         "completions/mean_length": 2.6,  # 26 of 10
         "completions/max_length": 4,
         "completions/truncated_frac": 0.1,

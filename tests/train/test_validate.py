@@ -150,6 +150,13 @@ COUNTS_AND_RATES = [
 ]
 
 
+@pytest.mark.parametrize("path", ["batch.n_prompts", "batch.n_rollouts", "sampling.max_new_tokens", "eval.n_samples"])
+def test_more_rows_than_an_array_has_are_refused(path):
+    config = TrainConfig()
+    set_field(config, path, 10**20)
+    assert f"{path}={10**20} must be below 2^31: no array has more rows" in problems_of(config)
+
+
 @pytest.mark.parametrize("path", COUNTS_AND_RATES)
 def test_a_negative_number_is_refused_in_every_field_where_it_means_nothing(path):
     config = TrainConfig()

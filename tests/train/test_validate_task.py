@@ -116,6 +116,10 @@ def test_a_setting_is_refused_where_nothing_reads_it(name, field, value):
             "task.reward_weights=(1.0,) are 1 for the 2 rewards exact, a:b; give one weight per reward",
         ),
         (
+            {"reward_weights": (float("inf"),)},
+            "task.reward_weights=(inf,) must all be finite numbers",
+        ),
+        (
             {"reward_weights": (1.0, 2.0)},
             "task.reward_weights=(1.0, 2.0) are 2 for the 1 rewards exact; give one weight per reward",
         ),

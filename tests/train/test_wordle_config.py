@@ -30,6 +30,14 @@ def test_2100_steps_are_70_passes_over_60_words_with_the_studys_milestones():
     assert point.checkpoint.keep_best == 1
 
 
+@pytest.mark.parametrize("size", ["", ":single"])
+def test_writing_until_it_is_cut_earns_less_than_a_lost_game_that_ends(size):
+    point = point_of(f"wordle.py{size}")
+    best_of_a_cut_one = 0.5 + 0.5  # format and feedback, without the word
+    assert point.algo.truncated == "penalise"
+    assert best_of_a_cut_one - point.algo.truncated_penalty <= 0
+
+
 def test_the_tiny_games_fit_their_tokens_exactly():
     point = point_of("wordle.py:tiny")
     point.placement.data = 1
