@@ -172,7 +172,7 @@ def test_a_link_to_nothing_is_called_that(tmp_path):
 
 @pytest.mark.parametrize("path", ["x" * 5_000, "a/" * 2_500 + "b.jsonl", "~nobody-of-this-name/x.jsonl"])
 def test_a_path_that_cannot_be_looked_for_is_refused_in_few_words(path):
-    with pytest.raises(ValueError, match="cannot be looked for .*; correct the path") as refused:
+    with pytest.raises(ValueError, match=r"cannot be looked for .*; correct the path") as refused:
         read_data_file(path)
     assert len(str(refused.value)) < 300
 

@@ -191,8 +191,8 @@ def test_a_mark_is_hashes_or_a_box_with_something_in_it(text, is_marked):
     ],
 )
 def test_a_megabyte_of_anything_costs_little(part):
-    text = part * (1_000_000 // len(part))
+    text = part * (1_000_000 // len(part)) + "x"
     start = time.process_time()
     final_answer(text, prefer_hashes=False)
     gold_answer(text[:32_000])
-    assert time.process_time() - start < 1.5  # a pattern that is quadratic in 32,000 characters takes more
+    assert time.process_time() - start < 0.6  # a pattern that is quadratic in 32,000 characters takes more

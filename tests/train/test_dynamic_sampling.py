@@ -35,9 +35,12 @@ def make_round(first, effective, *, S=3, T=4, n_decode_steps=5, failures=(), n_t
         ),
         completion_texts=[[f"{n}" for n in row] for row in number_PR],
         grades=Grades(
-            {"a": reward_PR + 0.5, "b": -reward_PR}, reward_PR + 0.25, number_PR % 2 == 0, failures=tuple(failures),
+            {"a": reward_PR + 0.5, "b": -reward_PR},
+            reward_PR + 0.25,
+            number_PR % 2 == 0,
+            failures=tuple(failures),
             counts={"verifier_timeouts": n_timeouts},
-        ),  # fmt: skip
+        ),
         penalties={"overlong": np.full((P, R), -0.25, np.float32)},
         is_kept_PR=np.ones((P, R), bool),
         n_prompts_drawn=P,

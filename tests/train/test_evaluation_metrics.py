@@ -80,5 +80,8 @@ def test_majorities_are_counted_where_the_task_names_answers():
 
 def test_problems_with_an_ungraded_completion_are_counted():
     # the first of greedy alone, the second of the samples alone, the fourth of both
-    greedy, sampled = grades([[0], [0], [1], [0]], ungraded=[(0, 0), (3, 0)]), grades(SAMPLED, ungraded=[(3, 1), (1, 0)])
+    greedy, sampled = (
+        grades([[0], [0], [1], [0]], ungraded=[(0, 0), (3, 0)]),
+        grades(SAMPLED, ungraded=[(3, 1), (1, 0)]),
+    )
     assert evaluation_metrics(PROBLEMS, greedy, sampled, k=(1,))["ungraded_frac"] == 0.75
