@@ -1,9 +1,9 @@
 """Sums with a learning journal's settings: few problems, a KL penalty, group sizes, mixtures, curricula.
 
-bin/train --config=arithmetic.py:tiny            the built-in model
-bin/train --config=arithmetic.py:tiny_VARIANT    another setting, see VARIANTS
-bin/train --config=arithmetic.py:tiny_claims     what the journal found, tried again: docs/arithmetic_journal.md
-bin/train --config=arithmetic.py:VARIANT         Qwen2.5-0.5B; needs a GPU and the Hub; not measured
+    bin/train --config=arithmetic.py:tiny            the built-in model
+    bin/train --config=arithmetic.py:tiny_VARIANT    another setting, see VARIANTS
+    bin/train --config=arithmetic.py:tiny_claims     what the journal found, tried again: docs/arithmetic_journal.md
+    bin/train --config=arithmetic.py:VARIANT         Qwen2.5-0.5B; needs a GPU and the Hub; not measured
 
 Measured (:tiny_claims): 2026-11-21, 2-core CPU very busy with other work, 33 min for 18 points and 3 warm starts.
 Held-out pass@1 0.154 -> 0.465 after 100 updates (base, mean of 3 seeds), 0.528 without KL, 0.090 with 100 problems.

@@ -55,7 +55,7 @@ def test_the_plan_comes_before_anything_runs(study, uninterrupted):
     assert "already finished, skipped" in said
 
 
-@pytest.mark.parametrize("n_rows", [1, 12, 30])
+@pytest.mark.parametrize("n_rows", [1, pytest.param(12, marks=pytest.mark.slow), 30])
 def test_killed_and_run_again_writes_the_same_metrics(study, uninterrupted, n_rows):
     runs = f"killed{n_rows}"
     process = start(study, "train", "--config=tiny.py", f"--runs={runs}")

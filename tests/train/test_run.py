@@ -366,6 +366,7 @@ def test_a_run_goes_on_on_another_mesh(tmp_path, finished, module_config, start,
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow  # tests/train/test_sharded_step.py says it of an update and its noise
 def test_a_run_does_not_depend_on_the_number_of_devices(tmp_path, finished, module_config, start):
     config = copy.deepcopy(module_config)
     config.placement.data = 2

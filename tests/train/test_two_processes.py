@@ -95,7 +95,14 @@ def runs(tmp_path_factory):
     return folder / "one" / "pair" / "pair", folder / "two" / "pair" / "pair"
 
 
-def test_two_processes_train_what_one_does_and_go_on_where_they_stopped(runs):
+def test_two_processes_train_and_save_what_one_does(runs):
+    # one test: the fixture takes a minute, and each test process that has one of several would make it again
+    assert_rows_agree_and_go_on_where_they_stopped(runs)
+    assert_only_the_first_process_writes_and_it_writes_everything(runs)
+    assert_what_was_saved_is_read_by_one_on_another_mesh(runs)
+
+
+def assert_rows_agree_and_go_on_where_they_stopped(runs):
     one, two = (exact_rows(folder) for folder in runs)
     assert [row["update"] for row in two] == [1, 2, 3]
     for row, wanted in zip(two, one, strict=True):
@@ -107,7 +114,7 @@ def test_two_processes_train_what_one_does_and_go_on_where_they_stopped(runs):
     assert read_run(runs[1])["status"] == "finished"
 
 
-def test_only_the_first_process_writes_and_it_writes_everything(runs):
+def assert_only_the_first_process_writes_and_it_writes_everything(runs):
     for name in ("evals.jsonl", "rollouts.jsonl.gz"):
         one, two = (list(read_rows(folder / name)) for folder in runs)
         assert [row["update"] for row in two] == [row["update"] for row in one]
@@ -116,7 +123,7 @@ def test_only_the_first_process_writes_and_it_writes_everything(runs):
     assert len(list(runs[1].glob("events.out.tfevents.*"))) == 2  # one for each time it was started
 
 
-def test_what_two_processes_saved_is_read_by_one_on_another_mesh(runs):
+def assert_what_was_saved_is_read_by_one_on_another_mesh(runs):
     config = runpy.run_path(str(runs[0].parents[2] / "pair.py"))["get_config"]()
     config.placement = PlacementConfig(data=1)
     parts = assemble(config)
