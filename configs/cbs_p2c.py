@@ -3,7 +3,7 @@
     bin/train --config=cbs_p2c.py:tiny        the built-in model, 256 rollouts per update, 5 splits, 3 seeds
     bin/train --config=cbs_p2c.py            OLMo-2-1B on OpenMathInstruct-2, 2048 rollouts, 6 splits; needs GPU and Hub
 
-Measured (:tiny, by `make train`): 2026-11-21, 2-core CPU, 8 min 9 s with installation and warm start. Held-out
+Measured (:tiny, by `make train`): 2026-11-21, 2-core CPU, 7 min 37 s with installation and warm start. Held-out
 pass@1 0.404 -> 0.882 after 120 updates at 64 x 4 (mean of 3 seeds), 0.834 at 8 x 32.
 """
 
