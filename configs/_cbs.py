@@ -6,6 +6,8 @@ collection, prompts up to 1024 and responses up to 2048 tokens, temperature 1, t
 at every point. An update takes at most MINI_BATCH rollouts; a larger collection is taken in several updates.
 """
 
+from _olmo import olmo_controls
+
 from rlvr_jax.train import config as c
 
 MINI_BATCH = 2048  # rollouts
@@ -18,11 +20,8 @@ def olmo_config(phase: str, *, n_updates: int) -> c.TrainConfig:
         n_updates=n_updates,
         # a question has many solutions there, and a few rows are no use
         task=c.TaskConfig(name="omi", repeated_prompts="skip", bad_rows="skip"),
-        model=c.ModelConfig(name="olmo2-1b", uses_chat_template=True, compute_dtype="bfloat16", remat="full"),
-        warmstart=c.WarmstartConfig(enabled=False),
         sampling=c.SamplingConfig(max_prompt_tokens=1024, max_new_tokens=2048),
-        algo=c.AlgoConfig(advantage="grpo", kl_coef=0.001, averaging="token"),
-        optimizer=c.OptimizerConfig(peak_lr=1e-6),
+        **olmo_controls(),
         noise=c.NoiseConfig(every_updates=25),
         eval=c.EvalConfig(
             every_updates=25,

@@ -8,6 +8,8 @@ held-out problems pass@1 0.375 -> 0.701, greedy 0.696 -> 0.752, maj@4 0.462 -> 0
 0.441, 0.239, 0.532, 0.514, 0.202 -> 0.897, 0.522, 0.955, 0.882, 0.355.
 """
 
+from _olmo import olmo_controls
+
 from rlvr_jax.train import config as c
 
 
@@ -18,17 +20,14 @@ def get_config(arg: str | None = None) -> c.TrainConfig:
 
 
 def olmo_config() -> c.TrainConfig:
-    """The published controls of configs/_cbs.py at 64 x 8."""
+    """The published controls at 64 x 8."""
     return c.TrainConfig(
         study="math",
         n_updates=500,
         task=c.TaskConfig(name="math"),
-        model=c.ModelConfig(name="olmo2-1b", uses_chat_template=True, compute_dtype="bfloat16", remat="full"),
-        warmstart=c.WarmstartConfig(enabled=False),
         batch=c.BatchConfig(n_prompts=64, n_rollouts=8),
         sampling=c.SamplingConfig(max_prompt_tokens=1024, max_new_tokens=2048, long_prompts="leave_out"),
-        algo=c.AlgoConfig(advantage="grpo", kl_coef=0.001, averaging="token"),
-        optimizer=c.OptimizerConfig(peak_lr=1e-6),
+        **olmo_controls(),
         eval=c.EvalConfig(every_updates=25, n_problems=500, n_samples=4, k=(1, 4)),
     )
 

@@ -104,12 +104,14 @@ class AnswerTask:
         n_before = self._checker.n_timeouts, self._checker.n_failures
         verdicts = self._checker.check(pairs)
         is_correct_PR = np.array([verdict.is_correct for verdict in verdicts]).reshape(shape)
-        is_marked_PR = np.array([has_marked_answer(text) for text, _ in pairs]).reshape(shape)
+        own = {CORRECT: is_correct_PR}
+        if FORMAT in self._rewards.weights:
+            own[FORMAT] = np.array([has_marked_answer(text) for text, _ in pairs]).reshape(shape)
         canonical = [verdict.canonical for verdict in verdicts]
         grades = self._rewards.grade(
             problems,
             completion_texts,
-            {CORRECT: is_correct_PR, FORMAT: is_marked_PR},
+            own,
             is_correct_PR=is_correct_PR,
             answers=tuple(tuple(canonical[p * shape[1] : (p + 1) * shape[1]]) for p in range(shape[0])),
         )
