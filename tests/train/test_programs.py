@@ -220,3 +220,23 @@ def test_no_noise_is_measured_unless_asked_for(tiny_config):
     tiny_config.noise.every_updates = 0
     programs = build_programs(tiny_config, assemble(tiny_config))
     assert (programs.measured_step, programs.measure_noise) == (None, None)
+
+
+def test_points_that_differ_in_seed_and_logging_share_programs_and_others_do_not(tiny_config):
+    first = programs_module.kept_programs(tiny_config, assemble(tiny_config))
+    tiny_config.seed, tiny_config.point, tiny_config.checkpoint.every_updates = 7, "another", 1
+    assert programs_module.kept_programs(tiny_config, assemble(tiny_config)) is first
+    for field, value in [("optimizer.peak_lr", 0.5), ("algo.clip_low", 0.3), ("task.operand_max", 5), ("eval.seed", 1)]:
+        other = copy.deepcopy(tiny_config)
+        set_field(other, field, value)
+        assert programs_module.kept_programs(other, assemble(other)) is not first, field
+
+
+def test_only_the_programs_used_last_are_kept(tiny_config):
+    first = programs_module.kept_programs(tiny_config, assemble(tiny_config))
+    for seed in range(programs_module.N_KEPT):
+        tiny_config.eval.seed = 100 + seed
+        programs_module.kept_programs(tiny_config, assemble(tiny_config))
+    assert len(programs_module._kept) == programs_module.N_KEPT
+    tiny_config.eval.seed = 0
+    assert programs_module.kept_programs(tiny_config, assemble(tiny_config)) is not first
