@@ -11,6 +11,7 @@ from _olmo import olmo_controls
 from rlvr_jax.train import config as c
 
 MINI_BATCH = 2048  # rollouts
+LAW_PHASES = ("p1", "p2a", "p2b")  # that change the batch; the others compare runs with equal ones
 
 
 def olmo_config(phase: str, *, n_updates: int) -> c.TrainConfig:
@@ -45,13 +46,29 @@ def tiny_config(phase: str) -> c.TrainConfig:
     )
 
 
+def tiny_law_config(phase: str) -> c.TrainConfig:
+    """The same, for a study that a law is fitted to.
+
+    Evaluated often, since a target's update is known no better, and measured often, since the noise up to a target is
+    an average of what was measured before it. 0.8 is about where the smallest batch ends at this constant rate.
+    """
+    config = tiny_config(phase)
+    config.n_updates = 250
+    config.noise = c.NoiseConfig(every_updates=3, optimizer_metric=True)
+    config.eval.every_updates = 5
+    config.eval.targets = (0.6, 0.65, 0.7, 0.75, 0.8)
+    return config
+
+
 def phase_config(phase: str, arg: str | None, *, n_updates: int) -> c.TrainConfig:
     """The config of a phase, which its sweep splits. Raises ConfigError at an argument other than "tiny"."""
     if arg not in (None, "tiny"):
         raise c.ConfigError(
             [f"cbs_{phase}.py:{arg} is unknown; use cbs_{phase}.py:tiny (built-in model) or cbs_{phase}.py (OLMo-2-1B)"]
         )
-    return tiny_config(phase) if arg else olmo_config(phase, n_updates=n_updates)
+    if arg is None:
+        return olmo_config(phase, n_updates=n_updates)
+    return tiny_law_config(phase) if phase in LAW_PHASES else tiny_config(phase)
 
 
 def phase_sweep(study: str, arg: str | None, splits: list[tuple[int, int]]) -> list[dict]:

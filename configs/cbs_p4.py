@@ -11,13 +11,14 @@ import _cbs
 from rlvr_jax.train import config as c
 
 SPLITS = {"tiny": [(64, 4)], None: [(256, 8)]}  # (n_prompts, n_rollouts) by size
-PEAK_LRS = {"tiny": (1e-4, 2e-4, 1e-3), None: (5e-7, 1e-6, 5e-6)}
+LR_GRID = (0.5, 1.0, 5.0)  # of 1e-6: 5e-7, 1e-6, 5e-6; of the tiny study's 2e-4: 1e-4, 2e-4, 1e-3
 N_UPDATES = 500
 
 
 def get_config(arg: str | None = None) -> c.TrainConfig:
     config = _cbs.phase_config("p4", arg, n_updates=N_UPDATES)
     config.algo.advantage = "reinforce++"
+    config.optimizer.lr_rule, config.optimizer.lr_grid = "grid", LR_GRID
     if arg is None:
         config.study = "cbs_p4_olmo1b_math"
         config.task = c.TaskConfig(name="math", bad_rows="skip")
@@ -26,13 +27,5 @@ def get_config(arg: str | None = None) -> c.TrainConfig:
 
 
 def sweep(arg: str | None = None) -> list[dict]:
-    """One point per learning rate, and per seed of the tiny study."""
-    study = get_config(arg).study
-    points = []
-    for point in _cbs.phase_sweep(study, arg, SPLITS[arg]):
-        name = f"{study}_np{point['batch.n_prompts']}_nr{point['batch.n_rollouts']}"
-        seed = f"_s{point['seed']}" if arg else ""
-        points += [
-            point | {"optimizer.peak_lr": peak_lr, "point": f"{name}_lr{peak_lr:g}{seed}"} for peak_lr in PEAK_LRS[arg]
-        ]
-    return points
+    """One point, which the grid of rates makes three, and per seed of the tiny study."""
+    return _cbs.phase_sweep(get_config(arg).study, arg, SPLITS[arg])

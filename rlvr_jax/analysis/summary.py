@@ -3,19 +3,21 @@
 import itertools
 import math
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from rlvr_jax.analysis.read_runs import RunRecord, column
+from rlvr_jax.analysis.controls import rate_in_use
+from rlvr_jax.analysis.read_runs import RunRecord
 from rlvr_jax.analysis.seeds import Ratio, ratio_of_averages
-from rlvr_jax.analysis.targets import Crossing, first_crossing
+from rlvr_jax.analysis.targets import Crossing, Evaluations, evaluations
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What one run came to."""
+    """What one run came to. A run that is not finished has its accuracy so far."""
 
     record: RunRecord
     start_accuracy: float | None  # None: the row of update 0 is missing
@@ -25,6 +27,17 @@ class RunSummary:
     final_evaluation: dict[str, float]  # by the name's last part, such as "pass@4"
     trace_cov: list[float]  # measured S over training
     grad_sq: list[float]  # measured |G|^2
+    evaluated: Evaluations  # what crossings were read from
+
+    def rollouts_to(self, index: int) -> float | None:
+        """Rollouts drawn until target number `index`."""
+        updates = self.crossings[index].updates
+        return None if updates is None else self.evaluated.rollouts_at(updates)
+
+    def steps_to(self, index: int) -> float | None:
+        """Collections until target number `index`."""
+        updates = self.crossings[index].updates
+        return None if updates is None else self.evaluated.steps_at(updates)
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,19 @@ class PointSummary:
     name: str  # "128 x 2"
     n_prompts: int
     n_rollouts: int
-    runs: list[RunSummary]
+    runs: list[RunSummary]  # by seed; some may not be finished
+    group: str = ""  # of controls
+
+    @property
+    def finished(self) -> list[RunSummary]:
+        """Only these have a final accuracy; targets are read from all."""
+        return [run for run in self.runs if run.record.is_finished]
+
+    @property
+    def seeds_text(self) -> str:
+        """ "3", "2 + 1 unfinished"."""
+        n_others = len(self.runs) - len(self.finished)
+        return f"{len(self.finished)}" + (f" + {n_others} unfinished" if n_others else "")
 
     @property
     def noise_to_signal(self) -> Ratio:
@@ -43,7 +68,7 @@ class PointSummary:
         Measurements of one run follow each other and are alike, so with 3 seeds or more the
         interval leaves out whole runs.
         """
-        runs = [run for run in self.runs if run.trace_cov]
+        runs = [run for run in self.finished or self.runs if run.trace_cov]
         if len(runs) >= 3:
             S, G2 = [fmean(run.trace_cov) for run in runs], [fmean(run.grad_sq) for run in runs]
         else:
@@ -51,28 +76,37 @@ class PointSummary:
         return ratio_of_averages([s / self.n_prompts for s in S], G2)
 
 
-def summarise_run(record: RunRecord) -> RunSummary | None:
-    """None for a run without any evaluation after its start."""
-    evals = [row for row in record.evals if row.get(record.target_name) is not None]
-    updates, accuracies = column(evals, record.target_name)
-    if not updates or updates[-1] == 0:
+def summarise_run(
+    record: RunRecord, targets: tuple[float, ...], *, smooth: int = 1, last_update: float | None = None
+) -> RunSummary | None:
+    """None for a run without any evaluation after its start.
+
+    Args:
+        smooth: evaluations that targets are looked for in the trailing mean of.
+        last_update: what is final is read at the last evaluation up to it; None: of all.
+    """
+    evaluated = evaluations(record, smooth=smooth)
+    plain = evaluations(record, last_update=last_update)
+    if not plain.updates or plain.updates[-1] == 0:
         return None
-    measured = [
-        row for row in record.metrics if row.get("gns/trace_cov") is not None and row.get("gns/grad_sq") is not None
-    ]
+    final = next(row for row in reversed(record.evals) if row["update"] == plain.updates[-1])
+    noise = record.series("gns/trace_cov", "gns/grad_sq")
+    pairs = zip(noise["gns/trace_cov"].tolist(), noise["gns/grad_sq"].tolist(), strict=True)
+    measured = [pair for pair in pairs if all(map(math.isfinite, pair))]
     return RunSummary(
         record=record,
-        start_accuracy=accuracies[0] if updates[0] == 0 else None,
-        final_accuracy=accuracies[-1],
-        mean_accuracy=_area_per_update(updates, accuracies),
-        crossings=[first_crossing(updates, accuracies, target) for target in record.config["eval.targets"]],
+        start_accuracy=plain.accuracies[0] if plain.updates[0] == 0 else None,
+        final_accuracy=plain.accuracies[-1],
+        mean_accuracy=_area_per_update(plain.updates, plain.accuracies),
+        crossings=[evaluated.crossing(target) for target in targets],
         final_evaluation={
             name.split("/", 2)[2]: math.nan if value is None else value  # "pass@1", "algebra/pass@1" of a category
-            for name, value in evals[-1].items()
-            if name.startswith("eval/")
+            for name, value in final.items()
+            if name.startswith("eval/") and name.count("/") >= 2
         },
-        trace_cov=[row["gns/trace_cov"] for row in measured],
-        grad_sq=[row["gns/grad_sq"] for row in measured],
+        trace_cov=[trace_cov for trace_cov, _ in measured],
+        grad_sq=[grad_sq for _, grad_sq in measured],
+        evaluated=evaluated,
     )
 
 
@@ -85,35 +119,28 @@ def _area_per_update(updates: list[float], accuracies: list[float]) -> float:
     return area / (updates[-1] - updates[0])
 
 
-def summarise_points(records: list[RunRecord]) -> list[PointSummary]:
-    """Points by falling n_prompts; runs that differ only in their seed are one point.
-
-    Raises ValueError when two folders hold the same point and seed: they are one run, not two seeds.
-    """
+def summarise_points(summaries: list[RunSummary], group_of: dict[Path, str]) -> list[PointSummary]:
+    """Points by group and falling n_prompts; runs that differ only in their seed are one point."""
     by_point: dict[tuple, list[RunSummary]] = defaultdict(list)
-    for record in records:
-        summary = summarise_run(record)
-        if summary is not None:
-            by_point[_settings_but_seed(record)].append(summary)
-    splits = [(key[0], key[1]) for key in by_point]
+    for summary in summaries:
+        by_point[point_key(summary.record, group_of)].append(summary)
+    splits = Counter((group, n_prompts, n_rollouts) for group, n_prompts, n_rollouts, *_ in by_point)
     points = []
-    for key, runs in by_point.items():
-        runs = sorted(runs, key=lambda run: run.record.seed)
-        for first, second in itertools.pairwise(runs):
-            if first.record.seed == second.record.seed:
-                raise ValueError(
-                    f"{first.record.folder} and {second.record.folder} hold the same point and seed; report one of them"
-                )
-        name = f"{key[0]} x {key[1]}"
-        if splits.count(key[:2]) > 1:  # other settings differ too: say which run it is
-            name += f" ({runs[0].record.folder})"
-        points.append(PointSummary(name, key[0], key[1], runs))
-    return sorted(points, key=lambda point: (-point.n_prompts, point.n_rollouts, point.name))
+    for (group, n_prompts, n_rollouts, minibatch_prompts, rate), runs in by_point.items():
+        name = f"{n_prompts} x {n_rollouts}"
+        if splits[group, n_prompts, n_rollouts] > 1:  # say which of them it is
+            of_rate = "" if rate is None else f", rate {rate:g}"
+            name += f" (minibatch {minibatch_prompts}{of_rate})" if rate is None else f" (rate {rate:g})"
+        if group:
+            name += f" [{group}]"
+        points.append(PointSummary(name, n_prompts, n_rollouts, sorted(runs, key=lambda run: run.record.seed), group))
+    return sorted(points, key=lambda point: (point.group, -point.n_prompts, point.n_rollouts, point.name))
 
 
-def _settings_but_seed(record: RunRecord) -> tuple[Any, ...]:
-    rest = {name: value for name, value in record.config.items() if name not in ("seed", "point")}
-    return record.n_prompts, record.n_rollouts, str(sorted(rest.items()))
+def point_key(record: RunRecord, group_of: dict[Path, str]) -> tuple:
+    """What the seeds of a point share."""
+    rate = rate_in_use(record) if record.config["optimizer.lr_rule"] == "grid" else None
+    return group_of[record.folder], record.n_prompts, record.n_rollouts, record.minibatch_prompts, rate
 
 
 def mean_and_spread(values: list[float]) -> str:
@@ -141,11 +168,16 @@ def updates_to_target(point: PointSummary, index: int) -> str:
 
 def samples_to_target(point: PointSummary, index: int) -> str:
     """Mean rollouts drawn until the target: "9936", "9936 (2 of 3)", "-", as `updates_to_target`."""
-    reached = [
-        run.crossings[index].updates * run.record.plan["rollouts_per_step"] / run.record.plan["updates_per_step"]
-        for run in point.runs
-        if run.crossings[index].updates is not None
-    ]
+    return _counted(point, lambda run: run.rollouts_to(index))
+
+
+def steps_to_target(point: PointSummary, index: int) -> str:
+    """Mean collections until the target, as `samples_to_target`."""
+    return _counted(point, lambda run: run.steps_to(index))
+
+
+def _counted(point: PointSummary, count: Callable[[RunSummary], float | None]) -> str:
+    reached = [value for run in point.runs if (value := count(run)) is not None]
     if not reached:
         return "-"
     return f"{fmean(reached):.0f}" + (

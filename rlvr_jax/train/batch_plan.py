@@ -36,6 +36,8 @@ class BatchPlan:
     n_noise_measurements: int
     n_parameters: int  # those of an adapter among them
     n_trained_parameters: int
+    peak_lr: float  # in use
+    peak_lr_origin: str
     stages: tuple[StagePlan, ...] = ()  # of a task with a schedule
 
 
@@ -124,7 +126,7 @@ def batch_plan(
         n_rollouts=batch.n_rollouts,
         rollouts_per_step=rollouts_per_step,
         minibatch_prompts=config.minibatch_prompts,
-        rollouts_per_update=config.minibatch_prompts * batch.n_rollouts,
+        rollouts_per_update=config.rollouts_per_update,
         updates_per_step=config.updates_per_step,
         microbatch_prompts=config.microbatch_prompts,
         microbatches_per_update=config.minibatch_prompts // config.microbatch_prompts,
@@ -146,6 +148,8 @@ def batch_plan(
         n_noise_measurements=sum(is_noise_due(s, config) for s in range(n_steps)),
         n_parameters=n_parameters,
         n_trained_parameters=n_trained_parameters,
+        peak_lr=config.peak_lr,
+        peak_lr_origin=config.peak_lr_origin,
     )
 
 
@@ -203,6 +207,7 @@ def plan_table(plan: BatchPlan) -> str:
             plan.microbatches_per_update,
             f"micro-batches of {plan.microbatch_prompts} prompts on {plan.n_devices} device(s)",
         ),
+        ("learning rate", f"{plan.peak_lr:g}", f"= {plan.peak_lr_origin}" if plan.peak_lr_origin else ""),
         ("steps / updates", f"{plan.n_steps} / {plan.n_updates}", ""),
         ("rollouts in all", plan.total_rollouts, f"{plan.total_prompts} prompts"),
         (

@@ -9,6 +9,8 @@ import difflib
 from typing import Any
 
 SCHEDULES = ("constant", "linear", "cosine")
+LR_POWERS = {"constant": 0.0, "sqrt": 0.5, "linear": 1.0, "grid": 0.0}  # rate over the rollouts of an update
+LR_RULES = tuple(LR_POWERS)
 TASKS = ("arithmetic", "digits", "counting", "comparison", "binary", "mixture")  # built in train/build_task.py
 TASKS += ("jsonl", "gsm8k", "omi", "math", "wordle")
 RATIOS = ("token", "sequence")
@@ -241,7 +243,10 @@ class AlgoConfig:
 class OptimizerConfig:
     """AdamW with a warm-up and a schedule, counted in updates."""
 
-    peak_lr: float = 1e-4
+    peak_lr: float = 1e-4  # at lr_reference_rollouts, where lr_rule scales it
+    lr_rule: str = "constant"  # over batch sizes: one of LR_RULES; "grid" is each point at several rates
+    lr_reference_rollouts: int = 0  # of an update: where "sqrt" and "linear" leave peak_lr as it is
+    lr_grid: tuple[float, ...] = ()  # of "grid": factors of peak_lr, one point each
     warmup_updates: int = 10
     schedule: str = "constant"  # one of SCHEDULES
     decay_updates: int = 0  # where linear and cosine reach 0; 0: n_updates
@@ -317,17 +322,26 @@ class PlacementConfig:
 
 
 @dataclasses.dataclass
+class StartConfig:
+    """A branch: a run that starts from another run's checkpoint, its trunk, and goes on with prompts after its."""
+
+    checkpoint: str = ""  # a run directory (its newest checkpoint) or one folder of its checkpoints/; "": no branch
+    keeps_optimizer: bool = True  # and so Adam's averages and the place in the schedule; false: both start anew
+
+
+@dataclasses.dataclass
 class TrainConfig:
     """One run, which is one point of a study."""
 
     study: str = "study"
-    point: str = ""  # ""; automatic: {study}_np{n_prompts}_nr{n_rollouts}_s{seed}
+    point: str = ""  # ""; automatic: {study}_np{n_prompts}_nr{n_rollouts}_s{seed}; at a rate of lr_grid with _lr{rate}
     seed: int = 0
     n_updates: int = 100
     task: TaskConfig = dataclasses.field(default_factory=TaskConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     lora: LoraConfig = dataclasses.field(default_factory=LoraConfig)
     warmstart: WarmstartConfig = dataclasses.field(default_factory=WarmstartConfig)
+    start: StartConfig = dataclasses.field(default_factory=StartConfig)
     batch: BatchConfig = dataclasses.field(default_factory=BatchConfig)
     sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
     algo: AlgoConfig = dataclasses.field(default_factory=AlgoConfig)
@@ -340,7 +354,8 @@ class TrainConfig:
 
     @property
     def point_name(self) -> str:
-        return self.point or f"{self.study}_np{self.batch.n_prompts}_nr{self.batch.n_rollouts}_s{self.seed}"
+        rate = f"_lr{self.peak_lr:g}" if self.optimizer.lr_rule == "grid" else ""
+        return self.point or f"{self.study}_np{self.batch.n_prompts}_nr{self.batch.n_rollouts}{rate}_s{self.seed}"
 
     @property
     def minibatch_prompts(self) -> int:
@@ -361,15 +376,45 @@ class TrainConfig:
         return self.task.name == "wordle" and self.task.n_turns > 1
 
     @property
-    def peak_lr(self) -> float:
+    def rollouts_per_update(self) -> int:
+        return self.minibatch_prompts * self.batch.n_rollouts
+
+    @property
+    def stated_lr(self) -> float:
+        """The peak rate that the config states, before optimizer.lr_rule."""
         if not self.lora.enabled:
             return self.optimizer.peak_lr
         return self.lora.peak_lr or LORA_RATE_RATIO * self.optimizer.peak_lr
 
     @property
+    def peak_lr(self) -> float:
+        """The peak rate in use: stated_lr * (rollouts_per_update / lr_reference_rollouts)^(0, 1/2 or 1), by lr_rule.
+
+        A gradient's noise falls with its batch: plain SGD keeps its trajectory under the linear rule
+        (arXiv:1706.02677 sec. 2.1), Adam under the square root (arXiv:2205.10287), whose other half, betas that
+        change with the batch as well, is left out.
+        """
+        power = LR_POWERS[self.optimizer.lr_rule]
+        if power == 0.0:
+            return self.stated_lr
+        return self.stated_lr * (self.rollouts_per_update / self.optimizer.lr_reference_rollouts) ** power
+
+    @property
     def peak_lr_text(self) -> str:
-        """The rate in use, by the field that changes it."""
-        return f"{'lora' if self.lora.enabled else 'optimizer'}.peak_lr={self.peak_lr}"
+        """The stated rate, by the field that changes it, and the one in use where it is another."""
+        in_use = "" if self.peak_lr == self.stated_lr else f" (in use: {self.peak_lr:g})"
+        return f"{'lora' if self.lora.enabled else 'optimizer'}.peak_lr={self.stated_lr}{in_use}"
+
+    @property
+    def peak_lr_origin(self) -> str:
+        """How the rate in use comes about, such as "1e-4 x sqrt(512 / 128)"; "" where it is the stated one."""
+        rule, reference = self.optimizer.lr_rule, self.optimizer.lr_reference_rollouts
+        if rule == "grid":
+            return f"one of {len(self.optimizer.lr_grid)}, optimizer.lr_rule='grid'"
+        if LR_POWERS[rule] == 0.0:
+            return ""
+        ratio = f"{self.rollouts_per_update} / {reference}"
+        return f"{self.stated_lr:g} x {f'sqrt({ratio})' if rule == 'sqrt' else ratio}"
 
     @property
     def decay_updates(self) -> int:

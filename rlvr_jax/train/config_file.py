@@ -23,6 +23,7 @@ from ml_collections import config_flags
 
 from rlvr_jax.train import config as config_module
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields, set_field, unknown_field
+from rlvr_jax.train.validate_optimizer import optimizer_problems
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"
 _OVERRIDE = re.compile(r"--?config\.([^=]+)(?:=(.*))?$", re.DOTALL)
@@ -63,7 +64,8 @@ def load_points(argv: list[str], flag_values: flags.FlagValues) -> list[TrainCon
         )
     with _faults_named(path):
         sweep = module.sweep(arg) if hasattr(module, "sweep") else [{}]
-    return _points(flag_values.config, sweep, dict(overrides), path)
+    points = _points(flag_values.config, sweep, dict(overrides), path)
+    return [rated for point in points for rated in _at_each_rate(point)]
 
 
 def _points(
@@ -83,6 +85,21 @@ def _points(
         asked = ", ".join(f"config.{name}={value}" for name, value in overrides.items() if name in swept)
         raise ConfigError([f"no point of the sweep in {path} has {asked}; leave that override out to see all points"])
     return points
+
+
+def _at_each_rate(point: TrainConfig) -> list[TrainConfig]:
+    """The point once per factor of optimizer.lr_grid, each with its rate in its name."""
+    if point.optimizer.lr_rule != "grid" or optimizer_problems(point):  # which validating says
+        return [point]
+    rated = []
+    for factor in point.optimizer.lr_grid:
+        copied = copy.deepcopy(point)
+        for group in (copied.optimizer, copied.lora):
+            group.peak_lr = float(f"{factor * group.peak_lr:.12g}")  # 5e-6, not 4.9999999999999996e-06
+        if point.point:
+            copied.point = f"{point.point}_lr{copied.peak_lr:g}"
+        rated.append(copied)
+    return rated
 
 
 def choose_point(points: list[TrainConfig], *, name: str | None, index: int | None) -> list[TrainConfig]:

@@ -49,6 +49,7 @@ from rlvr_jax.train.stop import Stopped, StopRequest
 from rlvr_jax.train.validate_algo import algo_warnings
 from rlvr_jax.train.validate_lora import lora_warnings
 from rlvr_jax.train.validate_noise import noise_warnings
+from rlvr_jax.train.validate_optimizer import optimizer_warnings
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +205,7 @@ class _Run:
         config, n_steps = self.config, self.parts.plan.n_steps
         warnings = [*plan_warnings(self.parts.plan), *algo_warnings(config), *noise_warnings(config)]
         warnings += memory_warnings(self.parts.memory)
-        warnings += [*lora_warnings(config), wandb_login_problem(config.log.wandb)]
+        warnings += [*lora_warnings(config), *optimizer_warnings(config), wandb_login_problem(config.log.wandb)]
         for warning in filter(None, warnings):
             log.warning(warning)
         if self.is_resumed:

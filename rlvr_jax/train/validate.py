@@ -10,6 +10,7 @@ from rlvr_jax.models.spec import QK_NORMS
 from rlvr_jax.train.config import (
     DTYPES,
     LONG_PROMPTS,
+    LR_RULES,
     NOISE_METHODS,
     NONFINITE,
     REMATS,
@@ -25,6 +26,7 @@ from rlvr_jax.train.validate_algo import algo_problems
 from rlvr_jax.train.validate_lora import lora_problems
 from rlvr_jax.train.validate_model import model_problems
 from rlvr_jax.train.validate_noise import noise_problems
+from rlvr_jax.train.validate_optimizer import optimizer_problems
 from rlvr_jax.train.validate_task import task_problems
 
 
@@ -34,6 +36,7 @@ def validate(config: TrainConfig) -> None:
     if not problems:  # ranges of mistyped values would only repeat the news
         problems = [*_range_problems(config), *_choice_problems(config), *_batch_problems(config)]
         problems += _eval_problems(config) + algo_problems(config) + lora_problems(config.lora)
+        problems += optimizer_problems(config)
     if problems:
         raise ConfigError(problems)
 
@@ -83,7 +86,7 @@ _AT_LEAST = {
         optimizer.warmup_updates optimizer.decay_updates optimizer.weight_decay optimizer.clip_norm
         noise.every_updates noise.naive_minibatches noise.chunk_mib eval.every_updates eval.seed checkpoint.keep_best
         checkpoint.every_updates log.rollouts_every_updates placement.data placement.fsdp placement.tensor
-        warmstart.warmup_updates
+        warmstart.warmup_updates optimizer.lr_reference_rollouts
         warmstart.n_correct_updates algo.dual_clip algo.entropy_coef algo.importance_cap algo.truncated_penalty
         algo.overlong_buffer_tokens algo.overlong_penalty task.n_problems sampling.max_turn_tokens
         model.logprob_chunk_mib placement.memory_gib lora.peak_lr""",
@@ -152,6 +155,7 @@ def _choice_problems(config: TrainConfig) -> list[str]:
     choices = {
         "task.name": (config.task.name, TASKS),
         "optimizer.schedule": (config.optimizer.schedule, SCHEDULES),
+        "optimizer.lr_rule": (config.optimizer.lr_rule, LR_RULES),
         "noise.method": (config.noise.method, NOISE_METHODS),
         "optimizer.nonfinite": (config.optimizer.nonfinite, NONFINITE),
         "model.compute_dtype": (config.model.compute_dtype, DTYPES),

@@ -49,7 +49,7 @@ def lora_warnings(config: TrainConfig) -> list[str]:
         ]
         do = "do" if len(named) > 1 else "does"
         return [f"{' and '.join(named)} {do} nothing while lora.enabled=False"] if named else []
-    ratio = config.peak_lr / config.optimizer.peak_lr
+    ratio = config.stated_lr / config.optimizer.peak_lr
     if ratio >= LEAST_RATE_RATIO:
         return []
     return [

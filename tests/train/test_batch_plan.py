@@ -79,6 +79,8 @@ def test_every_number_of_a_plan():
         "n_noise_measurements": 2,
         "n_parameters": 1_000,
         "n_trained_parameters": 250,
+        "peak_lr": 1e-4,
+        "peak_lr_origin": "",  # as stated
         "stages": (),
     }
 

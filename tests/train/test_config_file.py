@@ -97,6 +97,31 @@ def test_a_repeated_config_is_refused_by_name(write, second):
     assert problem == "--config is given 2 times (grid.py, other.py); keep one"
 
 
+def rates_of(*arguments):
+    points = points_of("--config=grid.py", "--config.optimizer.lr_rule=grid", *arguments)
+    return [(point.point_name, point.peak_lr) for point in points]
+
+
+def test_a_grid_of_rates_makes_each_point_one_per_rate_after_overrides(write):
+    write(STUDY + SWEEP)
+    assert rates_of("--config.optimizer.lr_grid=0.5,5", "--config.optimizer.peak_lr=1e-6", "--config.seed=1") == [
+        ("grid_np8_nr4_lr5e-07_s1", 5e-7),
+        ("grid_np8_nr4_lr5e-06_s1", 5e-6),  # as floats 5 * 1e-6 is a little less
+        ("grid_np16_nr4_lr5e-07_s1", 5e-7),
+        ("grid_np16_nr4_lr5e-06_s1", 5e-6),
+    ]
+
+
+def test_a_grid_of_rates_scales_an_adapters_own_rate_and_ends_a_name_that_is_given(write):
+    write(STUDY + 'def sweep(arg=None):\n    return [{"point": "mine", "lora.peak_lr": 3e-3, "lora.enabled": True}]\n')
+    assert rates_of("--config.optimizer.lr_grid=1,2") == [("mine_lr0.003", 3e-3), ("mine_lr0.006", 6e-3)]
+
+
+def test_a_grid_that_cannot_work_is_left_for_the_checks_of_all_settings(write):
+    write(STUDY)
+    assert len(rates_of("--config.optimizer.lr_grid=0,1")) == 1
+
+
 def test_points_share_nothing(write):
     write(STUDY + SWEEP)
     first, *others = points_of("--config=grid.py")

@@ -3,9 +3,11 @@
 import pytest
 from absl import flags
 
+from rlvr_jax.train import config as c
 from rlvr_jax.train.config import ConfigError
 from rlvr_jax.train.config_file import CONFIG_FOLDER, load_points
 from rlvr_jax.train.validate import validate
+from rlvr_jax.train.validate_noise import can_decompose
 
 ROLLOUTS_PER_UPDATE = 2048
 GRIDS = {  # of OLMo-2-1B: (n_prompts, n_rollouts)
@@ -56,9 +58,30 @@ def test_the_last_phase_sweeps_learning_rates_with_reinforce_plus_plus():
     points = points_of("cbs_p4.py")
     for point in points:
         validate(point)
-    assert [point.optimizer.peak_lr for point in points] == [5e-7, 1e-6, 5e-6]
+    assert [point.peak_lr for point in points] == [5e-7, 1e-6, 5e-6]
     assert {point.algo.advantage for point in points} == {"reinforce++"}
     assert points[0].point_name == "cbs_p4_olmo1b_math_np256_nr8_lr5e-07"
+    tiny = points_of("cbs_p4.py:tiny", "--config.seed=2")
+    assert [(point.point_name, point.peak_lr) for point in tiny] == [
+        ("cbs_p4_tiny_np64_nr4_lr0.0001_s2", 1e-4),
+        ("cbs_p4_tiny_np64_nr4_lr0.0002_s2", 2e-4),
+        ("cbs_p4_tiny_np64_nr4_lr0.001_s2", 1e-3),
+    ]
+
+
+def test_the_small_iso_batch_study_trains_what_its_published_numbers_were_measured_with():
+    for point in points_of("cbs_p2c.py:tiny"):
+        assert (point.n_updates, point.peak_lr, point.optimizer.warmup_updates) == (120, 2e-4, 10)
+        assert (point.noise, point.eval) == (c.NoiseConfig(every_updates=10), c.EvalConfig())
+
+
+@pytest.mark.parametrize("phase", ["p1", "p2a", "p2b"])
+def test_a_small_study_for_a_law_has_a_resolved_target_early_and_noise_where_it_can_be_measured(phase):
+    for point in points_of(f"cbs_{phase}.py:tiny"):
+        assert point.eval.every_updates <= 5
+        assert len(point.eval.targets) >= 3
+        assert point.noise.every_updates > 0
+        assert can_decompose(point) == (point.batch.n_rollouts >= 4)
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "math"])

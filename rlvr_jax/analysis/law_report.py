@@ -1,0 +1,143 @@
+"""What a table of steps to targets allows one to say, as text."""
+
+import itertools
+from collections import defaultdict
+
+from rlvr_jax.analysis.compare_laws import compare_laws
+from rlvr_jax.analysis.fit_targets import TargetFit, fit_targets
+from rlvr_jax.analysis.law_residuals import aligned, residual_text
+from rlvr_jax.analysis.law_table import Row, one_update_rows, table_notes, table_observations
+from rlvr_jax.analysis.law_text import law_text
+from rlvr_jax.analysis.law_words import UNIT_NAMES, interval_text, number_text, target_name
+from rlvr_jax.analysis.observations import Observation
+
+RESIDUALS = ("relative", "absolute")
+
+
+def law_report(
+    rows: list[Row], fits: list[TargetFit], *, name: str, unit: str, confidence: float, unused: list[str]
+) -> str:
+    """Fits under both kinds of residuals, what hangs on how steps are counted, P against R, residuals: markdown.
+
+    Args:
+        rows: of `read_table`.
+        fits: of `fit_targets` under each of RESIDUALS, of these rows in `unit`.
+        name: of the table.
+        unused: columns of the table that are not ours.
+    """
+    observations = table_observations(rows, unit)
+    sections = [
+        _heading(rows, name, unit),
+        _reading(rows, unused),
+        law_text(fits, unit=unit),
+        _counting_text(rows, fits, unit=unit, confidence=confidence),
+        _split_text(observations, confidence=confidence),
+        *(residual_text([fit for fit in fits if fit.fit.residuals == kind], unit=unit) for kind in RESIDUALS),
+    ]
+    return "\n\n".join(section for section in sections if section)
+
+
+def _heading(rows: list[Row], name: str, unit: str) -> str:
+    sizes = sorted({observation.batch for observation in table_observations(rows, unit)})
+    targets = sorted({row.target for row in rows})
+    runs = len({row.identity for row in rows})
+    size = "an optimiser step's minibatch" if unit == "update" else "a collection"
+    span = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else ", ".join(str(size) for size in sizes) or "unknown"
+    return (
+        f"# The law of {name}, in {UNIT_NAMES[unit]}\n\n"
+        f"S(B) = S_min (1 + B_noise / B): {UNIT_NAMES[unit]} to a target, B the rollouts of {size}. At B = B_noise a"
+        f" run takes twice S_min.\n{runs} run(s), {len(sizes)} batch size(s) {span}, {len(targets)} target(s)"
+        f" {', '.join(f'{target:g}' for target in targets[:12])}{', ...' if len(targets) > 12 else ''}."
+    )
+
+
+def _reading(rows: list[Row], unused: list[str]) -> str:
+    notes = table_notes(rows)
+    if unused:
+        notes.append(
+            f"Columns left alone: {', '.join(unused)}. Where one of them changes how fast a run learns, name its values"
+            " in the column group: groups are fitted apart."
+        )
+    return "\n".join(f"- {note}" for note in notes)
+
+
+def _counting_text(rows: list[Row], fits: list[TargetFit], *, unit: str, confidence: float) -> str:
+    """Steps against updates, where runs take several updates per step; "" where none does."""
+    counts = sorted({row.updates_per_step for row in rows})
+    if counts == [1]:
+        return ""
+    several = list(dict.fromkeys(row.run for row in rows if row.updates_per_step > 1))
+    other = "update" if unit == "step" else "step"
+    single = one_update_rows(rows)
+    by_counting = {
+        unit: [fit for fit in fits if fit.fit.residuals == "relative"],
+        other: fit_targets(table_observations(rows, other), confidence=confidence),
+        "single": fit_targets(table_observations(single, unit), confidence=confidence) if single else [],
+    }
+    names = {"step": "steps, all runs", "update": "updates, all runs", "single": "one update per step"}
+    keys = ["step", "update", "single"]
+    laws = {key: {(fit.group, fit.target): fit.fit for fit in by_counting[key]} for key in keys}
+    table = [["target", *(f"B_noise: {names[key]}" for key in keys), *(f"spread: {key}" for key in keys)]]
+    for group, target in dict.fromkeys((fit.group, fit.target) for fit in by_counting[unit]):
+        found = [laws[key].get((group, target)) for key in keys]
+        table.append(
+            [
+                target_name(target, group),
+                *("-" if law is None else _scale_text(law) for law in found),
+                *("-" if law is None or law.n_reached == 0 else f"{law.sigma:.0%}" for law in found),
+            ]
+        )
+    lines = [
+        f"Steps or updates: {', '.join(several[:8])}{' and others' if len(several) > 8 else ''} take"
+        f" {', '.join(str(count) for count in counts if count > 1)} updates per step. Counted in steps, such a run's"
+        " batch is the whole collection, and that it also made more updates is not in the law; counted in updates, its"
+        " batch is the minibatch, and that later updates of a collection learn from older rollouts is not in the law."
+        " Only runs with one update per step differ in nothing but their batch size (last fit; relative residuals):",
+        "",
+        *aligned(table),
+        *_reuse_lines(rows),
+    ]
+    return "\n".join(lines)
+
+
+def _scale_text(law) -> str:
+    """ "310 [210, 480]", or that it is unresolved and the side that is known."""
+    interval = interval_text(law.b_noise)
+    return f"{number_text(law.b_noise.value)} {interval}" if law.resolved else f"unresolved, {interval}"
+
+
+def _reuse_lines(rows: list[Row]) -> list[str]:
+    """What the same minibatch needed in updates, by how many minibatches a collection holds."""
+    by_minibatch: dict[tuple, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.steps is not None:
+            by_minibatch[row.group, row.minibatch_prompts, row.n_rollouts, row.target].append(row)
+    best: dict[tuple, tuple] = {}
+    for key, found in by_minibatch.items():
+        counts = sorted({row.updates_per_step for row in found})
+        if len(counts) > 1 and (len(counts), key[3]) >= best.get(key[:3], ((0, 0.0),))[0]:
+            best[key[:3]] = ((len(counts), key[3]), counts, found)
+    lines = []
+    for (group, minibatch, n_rollouts), ((_, target), counts, found) in itertools.islice(best.items(), 4):
+        means = []
+        for count in counts:
+            updates = [row.steps * count for row in found if row.updates_per_step == count]
+            means.append(f"{number_text(sum(updates) / len(updates))} at {count} per step")
+        place = f" in {group}" if group else ""
+        lines.append(
+            f"The same minibatch of {minibatch} x {n_rollouts} needed{place} to {target:g}, in updates:"
+            f" {', '.join(means)}; a law of the minibatch alone has these equal."
+        )
+    return ["", *lines] if lines else []
+
+
+def _split_text(observations: list[Observation], *, confidence: float) -> str:
+    """Whether N = P R suffices, where both P and R vary; "" where one does not."""
+    by_target: dict[tuple[str, float], list[Observation]] = defaultdict(list)
+    for observation in observations:
+        by_target[observation.group, observation.target].append(observation)
+    lines = []
+    for (group, target), found in by_target.items():
+        if len({seen.n_prompts for seen in found}) > 1 and len({seen.n_rollouts for seen in found}) > 1:
+            lines.append(f"- {target_name(target, group)}: {compare_laws(found, confidence=confidence).verdict}")
+    return "\n".join(["Is the product N = P R all that counts?", "", *lines]) if lines else ""

@@ -1,0 +1,351 @@
+"""A table of steps to targets, from any trainer, as observations of the law."""
+
+import csv
+import difflib
+import io
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlvr_jax.analysis.observations import Observation
+
+NEEDED = ("run", "n_prompts", "n_rollouts", "target", "steps")
+OPTIONAL = ("minibatch_prompts", "eval_every", "max_steps", "seed", "group")
+UNITS = ("step", "update")
+_NOT_REACHED = ("", "-", "–", "—", "nan", "na", "n/a", "none", "null")  # of `steps`, in lower case
+_LEAST_LIKENESS = 0.75  # of a column's name to one of ours: below it, it is another column
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: one run, one target."""
+
+    line: int  # in the file, from 1, which is the header's
+    run: str
+    n_prompts: int  # of a collection
+    n_rollouts: int
+    target: float
+    steps: float | None  # collections; None: not reached
+    minibatch_prompts: int  # of an update; n_prompts: one update per step
+    eval_every: float | None  # steps; None: `steps` is exact
+    max_steps: float | None  # how far the run went; None: not said
+    seed: int | None
+    group: str
+
+    @property
+    def updates_per_step(self) -> int:
+        return self.n_prompts // self.minibatch_prompts
+
+    @property
+    def identity(self) -> tuple[str, str, int | None]:
+        """What all rows of one run share."""
+        return self.group, self.run, self.seed
+
+
+def read_table(path: str | Path, *, eval_every: float | None = None) -> list[Row]:
+    """The rows of a CSV file, checked; columns may lie in any order.
+
+    Comma, semicolon or tab between fields, with or without a byte-order mark; behind a semicolon 0,5 is 0.5.
+    Blank `steps` (or -, nan, NA): the run did not reach the target.
+
+    Args:
+        path: of a UTF-8 file with the columns NEEDED and any of OPTIONAL; others are left alone (`unused_columns`).
+        eval_every: spacing of evaluations in steps, for a table without that column.
+
+    Raises:
+        ValueError: naming file, line, value and fix.
+        OSError: the file cannot be read.
+    """
+    header, lines, has_decimal_comma = _fields(path)
+    index = _column_index(path, header)
+    if eval_every is not None and "eval_every" in index:
+        raise ValueError(f"{path} has a column eval_every: leave --eval_every={eval_every:g} out, or the column")
+    if eval_every is not None and not (math.isfinite(eval_every) and eval_every > 0):
+        raise ValueError(f"--eval_every={eval_every:g} is not a number of steps above 0")
+    rows = []
+    for line, fields in lines:
+        if len(fields) != len(header):
+            raise ValueError(
+                f"{path} line {line} has {len(fields)} fields where the header has {len(header)}; a blank is kept as"
+                " an empty field between separators"
+            )
+        row = _Fields(
+            f"{path} line {line}", {name: fields[at].strip() for name, at in index.items()}, has_decimal_comma
+        )
+        rows.append(_row(row, line, eval_every))
+    if not rows:
+        raise ValueError(f"{path} has a header and no rows; a row is one run and one target")
+    _check_runs(path, rows)
+    return rows
+
+
+def unused_columns(path: str | Path) -> list[str]:
+    """Names in the header that are not ours."""
+    return [name for name in _fields(path)[0] if name and name not in NEEDED + OPTIONAL]
+
+
+def table_observations(rows: list[Row], unit: str) -> list[Observation]:
+    """What the rows say of the law, in order.
+
+    With evaluations every E steps, a printed s means (s - E, s]: 75 read every 25 is 50-75, and 25 is at most 25.
+    Without, s is exact. A run that did not reach a target went on to `max_steps`, or, where the table does not say,
+    at least as far as its own last printed step at another target: that is certain, and what other runs did is not.
+    A run of which neither is known says nothing and is left out; `table_notes` names it.
+
+    Args:
+        rows: of `read_table`.
+        unit: "step", a collection of n_prompts; or "update", an optimiser step of minibatch_prompts, of which a
+            collection holds n_prompts / minibatch_prompts, all of them counted as trained when it is evaluated.
+    """
+    if unit not in UNITS:
+        raise ValueError(f"unit={unit!r} is none of {', '.join(UNITS)}")
+    furthest = _furthest(rows)
+    names = _run_names(rows)
+    found = []
+    for row in rows:
+        count = row.updates_per_step if unit == "update" else 1
+        if row.steps is None:
+            after = row.max_steps if row.max_steps is not None else furthest[row.identity]
+            if row.eval_every:
+                after = row.eval_every * math.floor(after / row.eval_every + 1e-9)  # nobody looked after that
+            if after <= 0:
+                continue
+            at, by = None, math.inf
+        else:
+            at, by = row.steps * count, row.steps * count
+            after = row.steps - (row.eval_every or 0.0)
+        found.append(
+            Observation(
+                run=names[row.identity],
+                n_prompts=row.minibatch_prompts if unit == "update" else row.n_prompts,
+                n_rollouts=row.n_rollouts,
+                target=row.target,
+                at=at,
+                after=max(0.0, after) * count,
+                by=by,
+                seed=row.seed,
+                group=row.group,
+            )
+        )
+    return found
+
+
+def table_notes(rows: list[Row]) -> list[str]:
+    """Sentences on how the rows were read, where that was a choice."""
+    notes = []
+    spacings = sorted({row.eval_every for row in rows if row.eval_every})
+    if spacings:
+        every = " or ".join(f"{spacing:g}" for spacing in spacings)
+        example = spacings[0]
+        notes.append(
+            f"Evaluations lie {every} steps apart: a printed {3 * example:g} means {2 * example:g}-{3 * example:g},"
+            f" and {example:g} means at most {example:g}."
+        )
+    if any(row.steps is not None and not row.eval_every for row in rows):
+        which = "" if not spacings else " where eval_every is blank"
+        notes.append(f"Steps are taken as exact{which}; eval_every says how far evaluations lie apart.")
+    unreached = [row for row in rows if row.steps is None]
+    furthest = _furthest(rows)
+    guessed = [row for row in unreached if row.max_steps is None and furthest[row.identity] > 0]
+    if guessed:
+        bounds = [f"{row.run} > {furthest[row.identity]:g} steps to {row.target:g}" for row in guessed[:4]]
+        more = f" and {len(guessed) - 4} more" if len(guessed) > 4 else ""
+        notes.append(
+            f"Not reached, and the table does not say how far the run went (max_steps); it went at least as far as its"
+            f" last printed step: {', '.join(bounds)}{more}."
+        )
+    unknown = [row for row in unreached if row.max_steps is None and furthest[row.identity] == 0]
+    if unknown:
+        names = ", ".join(dict.fromkeys(row.run for row in unknown[:8]))
+        notes.append(
+            f"Left out: {names} reached no target, and no max_steps says how far it went, so nothing is known."
+        )
+    return notes + _order_notes(rows)
+
+
+def one_update_rows(rows: list[Row]) -> list[Row]:
+    """The rows whose runs take one update per step: there a step and an update are the same."""
+    return [row for row in rows if row.updates_per_step == 1]
+
+
+def _fields(path: str | Path) -> tuple[list[str], Iterator[tuple[int, list[str]]], bool]:
+    """The header, (line number, fields) of what is not blank, and whether 0,5 is a number here."""
+    data = Path(path).read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path} is not UTF-8 (byte {data[error.start]:#04x} on line {line}); save it as CSV UTF-8"
+        ) from None
+    first = next((line for line in text.splitlines() if line.strip()), None)
+    if first is None:
+        raise ValueError(f"{path} is empty; it needs the columns {', '.join(NEEDED)}")
+    separator = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+
+    def lines() -> Iterator[tuple[int, list[str]]]:
+        try:
+            for fields in reader:
+                if any(field.strip() for field in fields):
+                    yield reader.line_num, fields
+        except csv.Error as error:
+            raise ValueError(f"{path} line {reader.line_num}: {error}; is it CSV?") from None
+
+    found = lines()
+    header = [name.strip() for name in next(found)[1]]
+    return header, found, separator == ";"
+
+
+def _column_index(path: str | Path, header: list[str]) -> dict[str, int]:
+    """Where each column of ours lies."""
+    ours = NEEDED + OPTIONAL
+    missing = [name for name in NEEDED if name not in header]
+    if missing:
+        raise ValueError(
+            f"{path} lacks the column {' and '.join(missing)}: its header is {', '.join(header)}; it needs"
+            f" {', '.join(NEEDED)}, and may have {', '.join(OPTIONAL)}"
+        )
+    twice = [name for name in ours if header.count(name) > 1]
+    if twice:
+        raise ValueError(f"{path} has the column {twice[0]} twice; keep one")
+    for name in header:
+        near = difflib.get_close_matches(name.lower(), ours, n=1, cutoff=_LEAST_LIKENESS)
+        if name not in ours and near and near[0] not in header:
+            raise ValueError(f"{path} has an unknown column {name!r}; name it {near[0]}, or otherwise if it is another")
+    return {name: header.index(name) for name in ours if name in header}
+
+
+@dataclass(frozen=True)
+class _Fields:
+    """One line's text by column, and where it stands."""
+
+    place: str
+    text: dict[str, str]
+    has_decimal_comma: bool
+
+    def fault(self, name: str, wanted: str) -> ValueError:
+        return ValueError(f"{self.place}: {name}={self.text[name]!r} is not {wanted}")
+
+    def number(self, name: str, wanted: str, *, is_positive: bool = True) -> float | None:
+        """None for a blank; `wanted` says what it should be."""
+        text = self.text.get(name, "")
+        if not text:
+            return None
+        if self.has_decimal_comma and "." not in text:
+            text = text.replace(",", ".")
+        try:
+            value = float(text)
+        except ValueError:
+            raise self.fault(name, wanted) from None
+        if not math.isfinite(value) or (is_positive and value <= 0):
+            raise self.fault(name, wanted)
+        return value
+
+    def count(self, name: str) -> int | None:
+        wanted = "a whole number above 0"
+        value = self.number(name, wanted)
+        if value is not None and value != int(value):
+            raise self.fault(name, wanted)
+        return None if value is None else int(value)
+
+
+def _row(fields: _Fields, line: int, eval_every: float | None) -> Row:
+    counts = {name: fields.count(name) for name in ("n_prompts", "n_rollouts")}
+    target = fields.number("target", "a number", is_positive=False)
+    for name, value in counts.items() | {("target", target)}:
+        if value is None:
+            raise ValueError(f"{fields.place}: {name} is blank; every row needs it")
+    run = fields.text["run"]
+    if not run:
+        raise ValueError(f"{fields.place}: run is blank; rows of one run share its name")
+    steps = None
+    if fields.text["steps"].lower() not in _NOT_REACHED:
+        steps = fields.number("steps", "a number of steps above 0; leave it blank where the target was not reached")
+    minibatch = fields.count("minibatch_prompts") or counts["n_prompts"]
+    if counts["n_prompts"] % minibatch:
+        raise ValueError(
+            f"{fields.place}: minibatch_prompts={minibatch} does not divide n_prompts={counts['n_prompts']}: updates"
+            " would differ in size; it is the prompts of one optimiser step, blank where that is the whole collection"
+        )
+    spacing = fields.number("eval_every", "a number of steps above 0") if "eval_every" in fields.text else eval_every
+    if steps is not None and spacing and not math.isclose(steps / spacing, round(steps / spacing), abs_tol=1e-6):
+        raise ValueError(
+            f"{fields.place}: steps={steps:g} is not a multiple of eval_every={spacing:g}: steps are those of the"
+            " evaluation that saw the target; leave eval_every out (or blank in this row) where they are exact"
+        )
+    furthest = fields.number("max_steps", "a number of steps above 0")
+    if steps is not None and furthest is not None and steps > furthest:
+        raise ValueError(f"{fields.place}: steps={steps:g} lie beyond max_steps={furthest:g}, where the run ended")
+    seed = fields.number("seed", "a whole number", is_positive=False)
+    if seed is not None and seed != int(seed):
+        raise fields.fault("seed", "a whole number")
+    return Row(
+        line=line,
+        run=run,
+        **counts,
+        target=target,
+        steps=steps,
+        minibatch_prompts=minibatch,
+        eval_every=spacing,
+        max_steps=furthest,
+        seed=None if seed is None else int(seed),
+        group=fields.text.get("group", ""),
+    )
+
+
+def _check_runs(path: str | Path, rows: list[Row]) -> None:
+    """One row per run and target, and one size per run."""
+    seen: dict[tuple, Row] = {}
+    sizes: dict[tuple, Row] = {}
+    for row in rows:
+        first = seen.setdefault((row.identity, row.target), row)
+        if first is not row:
+            seed = "" if row.seed is None else f" seed {row.seed}"
+            raise ValueError(
+                f"{path} lines {first.line} and {row.line} both hold run {row.run}{seed} at target {row.target:g};"
+                " repeated runs need a column seed, or names of their own"
+            )
+        first = sizes.setdefault(row.identity, row)
+        for name in ("n_prompts", "n_rollouts", "minibatch_prompts"):
+            if getattr(first, name) != getattr(row, name):
+                raise ValueError(
+                    f"{path} lines {first.line} and {row.line}: run {row.run} has {name}={getattr(first, name)} and"
+                    f" {getattr(row, name)}; runs of different sizes need different names"
+                )
+
+
+def _furthest(rows: list[Row]) -> dict[tuple, float]:
+    """How many steps each run is known to have made."""
+    furthest: dict[tuple, float] = defaultdict(float)
+    for row in rows:
+        furthest[row.identity] = max(furthest[row.identity], row.steps or 0.0, row.max_steps or 0.0)
+    return furthest
+
+
+def _run_names(rows: list[Row]) -> dict[tuple, str]:
+    """A name per run: with its seed where several share a name, since the law counts runs."""
+    by_name: dict[tuple[str, str], set[int | None]] = defaultdict(set)
+    for row in rows:
+        by_name[row.group, row.run].add(row.seed)
+    return {
+        row.identity: row.run if len(by_name[row.group, row.run]) == 1 else f"{row.run}_s{row.seed}" for row in rows
+    }
+
+
+def _order_notes(rows: list[Row]) -> list[str]:
+    """Runs whose steps neither rise nor fall with the target, as a first crossing must."""
+    by_run: dict[tuple, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_run[row.identity].append(row)
+    odd = []
+    for run_rows in by_run.values():
+        steps = [math.inf if row.steps is None else row.steps for row in sorted(run_rows, key=lambda row: row.target)]
+        if steps != sorted(steps) and steps != sorted(steps, reverse=True):
+            odd.append(run_rows[0].run)
+    if not odd:
+        return []
+    more = f" and {len(odd) - 8} more" if len(odd) > 8 else ""
+    return [f"Check {', '.join(odd[:8])}{more}: steps neither rise nor fall from target to target."]

@@ -1,0 +1,239 @@
+"""Fits of the law as text for a terminal or a markdown page, and as records for --json."""
+
+import math
+from collections import defaultdict
+from typing import Any
+
+from rlvr_jax.analysis.fit_targets import TargetFit
+from rlvr_jax.analysis.fits import Estimate, LawFit
+from rlvr_jax.analysis.law_residuals import aligned
+from rlvr_jax.analysis.law_words import UNIT_NAMES, interval_text, number_text, target_name
+
+_LEAST_FACTOR = 1.5  # between the B_noise of two kinds of residuals, to be said
+_PROCEDURES = {
+    "relative": "maximum likelihood in relative error, evaluation spacing and runs that did not get there included",
+    "absolute": "unweighted least squares on the printed numbers, runs that did not get there left out",
+}
+
+
+def law_text(fits: list[TargetFit], *, unit: str) -> str:
+    """The fits as a markdown table that a terminal of 120 columns holds, and what is unresolved and why.
+
+    Fits of one target under both kinds of residuals stand beside each other, and what they disagree on is said.
+
+    Args:
+        fits: of `fit_targets`, once or once per kind of residuals.
+        unit: "step" or "update", what the observations count.
+    """
+    if not fits:
+        return "There is nothing to fit."
+    kinds = list(dict.fromkeys(fit.fit.residuals for fit in fits))
+    paragraphs = [
+        *(f"{kind.capitalize()} residuals: {_PROCEDURES[kind]}." for kind in kinds),
+        "\n".join(_table(_ordered(fits), unit)),
+        "\n".join(_unresolved(fits)),
+    ]
+    if len(kinds) > 1:
+        paragraphs.append("\n".join(["What depends on the kind of residuals:", "", *_choices(fits)]))
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
+def law_record(fit: TargetFit, *, unit: str) -> dict[str, Any]:
+    """One fit as plain data: finite numbers, null where a value or an end of an interval is open."""
+    law = fit.fit
+    rollouts = {point.observation.n_rollouts for point in law.points}
+    b_noise = law.b_noise
+    in_prompts = _finite(b_noise.value / min(rollouts)) if b_noise and len(rollouts) == 1 else None
+    joint = {f"{target:g}": _estimate_record(s_min) for target, s_min in (fit.s_min_by_target or {}).items()}
+    return {
+        "target": fit.target,
+        "group": fit.group,
+        "unit": unit,
+        "shape": law.shape,
+        "residuals_kind": law.residuals,
+        "b_noise": _finite(b_noise.value) if b_noise else None,
+        "ci": _ends(b_noise),
+        "b_noise_prompts": in_prompts,
+        "s_min": _finite(law.s_min.value) if law.s_min else None,
+        "s_min_ci": _ends(law.s_min),
+        "s_min_by_target": joint or None,
+        "terms": {name: _estimate_record(term) for name, term in law.terms.items()},
+        "confidence": law.confidence,
+        "resolved": bool(law.resolved),
+        "reason": law.reason,
+        "n_runs": law.n_runs,
+        "n_reached": law.n_reached,
+        "sigma": _finite(law.sigma),
+        "log_likelihood": _finite(law.log_likelihood),
+        "aicc": _finite(law.aicc),
+        "lack_of_fit_p": _finite(law.lack_of_fit_p),
+        "residuals": [_finite(point.residual) for point in law.points],
+        "points": [
+            {
+                "run": point.observation.run,
+                "n_prompts": point.observation.n_prompts,
+                "n_rollouts": point.observation.n_rollouts,
+                "batch": point.observation.batch,
+                "target": point.observation.target,
+                "steps": point.observation.at,
+                "after": point.observation.after,
+                "by": _finite(point.observation.by),
+                "seed": point.observation.seed,
+                "fitted": _finite(point.fitted),
+                "residual": _finite(point.residual),
+            }
+            for point in law.points
+        ],
+    }
+
+
+def law_sentence(fit: TargetFit, *, unit: str) -> str:
+    """One claim, with its interval and the runs behind it; or that it is unresolved, and why."""
+    law = fit.fit
+    name = target_name(fit.target, fit.group)
+    if law.b_noise is None:
+        return f"{name}: the shape {law.shape} has no one critical batch size"
+    runs = f"{law.n_reached} of {law.n_runs} runs reached it"
+    if not law.resolved:
+        return f"{name}: the critical batch size is unresolved ({runs}): {law.reason}"
+    return (
+        f"{name}: critical batch size {number_text(law.b_noise.value)} rollouts"
+        f" {interval_text(law.b_noise)} ({law.confidence:.0%} interval; {runs}; in {UNIT_NAMES[unit]})"
+    )
+
+
+def _ordered(fits: list[TargetFit]) -> list[TargetFit]:
+    """By group and target as they came, kinds of residuals beside each other."""
+    keys = list(dict.fromkeys((fit.group, fit.target) for fit in fits))
+    return sorted(fits, key=lambda fit: keys.index((fit.group, fit.target)))
+
+
+def _table(fits: list[TargetFit], unit: str) -> list[str]:
+    confidence = fits[0].fit.confidence
+    rows = [
+        [
+            "target",
+            "residuals",
+            "reached",
+            "B_noise, rollouts",
+            f"{confidence:.0%} interval",
+            f"S_min, {UNIT_NAMES[unit]}",
+            f"{confidence:.0%} interval",
+            "spread",
+        ]
+    ]
+    for fit in fits:
+        law = fit.fit
+        name = target_name(fit.target, fit.group)
+        b_noise, s_min = law.b_noise, law.s_min
+        rows.append(
+            [
+                name,
+                law.residuals,
+                f"{law.n_reached} of {law.n_runs}",
+                "-" if b_noise is None else number_text(b_noise.value) if law.resolved else "unresolved",
+                interval_text(b_noise),
+                "-" if s_min is None else number_text(s_min.value),
+                interval_text(s_min),
+                _spread_text(law),
+            ]
+        )
+        for target, estimate in (fit.s_min_by_target or {}).items():
+            rows.append(
+                [
+                    f"  S_min at {target:g}",
+                    law.residuals,
+                    "",
+                    "",
+                    "",
+                    number_text(estimate.value),
+                    interval_text(estimate),
+                    "",
+                ]
+            )
+    return aligned(rows)
+
+
+def _spread_text(law: LawFit) -> str:
+    """How far runs scatter about the law: of ln S, or in steps."""
+    if not math.isfinite(law.sigma):
+        return "-"
+    return f"{law.sigma:.0%}" if law.residuals == "relative" else f"±{number_text(law.sigma)}"
+
+
+def _unresolved(fits: list[TargetFit]) -> list[str]:
+    """One line per reason; kinds of residuals that share it share the line."""
+    by_reason: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for fit in fits:
+        if not fit.fit.resolved:
+            by_reason[target_name(fit.target, fit.group), fit.fit.reason].append(fit.fit.residuals)
+    if not by_reason:
+        return []
+    lines = [f"- {name} ({', '.join(kinds)}): {reason}" for (name, reason), kinds in by_reason.items()]
+    return ["Unresolved, and why:", "", *lines]
+
+
+def _choices(fits: list[TargetFit]) -> list[str]:
+    """What the two kinds of residuals disagree on, one line per disagreement."""
+    pairs: dict[str, dict[str, LawFit]] = defaultdict(dict)
+    for fit in _ordered(fits):
+        pairs[target_name(fit.target, fit.group)][fit.fit.residuals] = fit.fit
+    pairs = {name: kinds for name, kinds in pairs.items() if len(kinds) == 2}
+    lines = []
+    for name, kinds in pairs.items():
+        relative, absolute = kinds["relative"], kinds["absolute"]
+        if relative.resolved != absolute.resolved:
+            lines.append(f"- {name}: resolved under {'relative' if relative.resolved else 'absolute'} residuals only.")
+        values = [_finite(law.b_noise.value) if law.b_noise else None for law in (relative, absolute)]
+        if not all(values):
+            if any(values):
+                lines.append(f"- {name}: a best fit of B_noise above 0 and below infinity exists under one kind only.")
+            continue
+        factor = max(values) / min(values)
+        if factor >= _LEAST_FACTOR:
+            best = f"{number_text(values[0])} (relative) and {number_text(values[1])} (absolute)"
+            both = "" if relative.resolved and absolute.resolved else ", not both resolved"
+            lines.append(f"- {name}: the best fits of B_noise are {best} rollouts, a factor {factor:.1f} apart{both}.")
+    lines += _order_choices(fits)
+    return lines or [
+        f"- Nothing: verdicts agree, and B_noise is less than a factor {_LEAST_FACTOR:g} apart everywhere."
+    ]
+
+
+def _order_choices(fits: list[TargetFit]) -> list[str]:
+    """Pairs of targets whose intervals of B_noise lie apart under one kind of residuals and not under the other."""
+    laws: dict[tuple[str, str], dict[float, LawFit]] = defaultdict(dict)
+    for fit in fits:
+        if fit.target is not None and fit.fit.b_noise is not None:
+            laws[fit.group, fit.fit.residuals][fit.target] = fit.fit
+    lines = []
+    for group in dict.fromkeys(group for group, _ in laws):
+        above = {kind: _above(laws[group, kind]) for kind in _PROCEDURES}
+        place = f" {group}" if group else ""
+        for kind, other in (("relative", "absolute"), ("absolute", "relative")):
+            only = sorted(above[kind] - above[other])
+            if only:
+                claims = ", ".join(f"{high:g} above {low:g}" for high, low in only[:6])
+                more = f" and {len(only) - 6} more" if len(only) > 6 else ""
+                lines.append(f"- B_noise of{place} targets, intervals apart under {kind} residuals only: {claims}{more}.")
+        if not above["relative"] and not above["absolute"]:
+            lines.append(f"- Under neither kind do the intervals of B_noise of any two{place} targets lie apart.")
+    return lines
+
+
+def _above(laws: dict[float, LawFit]) -> set[tuple[float, float]]:
+    """(higher, lower) for resolved targets whose intervals do not touch."""
+    resolved = {target: law.b_noise for target, law in laws.items() if law.resolved}
+    return {(a, b) for a in resolved for b in resolved if resolved[a].low > resolved[b].high}
+
+
+def _estimate_record(estimate: Estimate) -> dict[str, Any]:
+    return {"value": _finite(estimate.value), "ci": _ends(estimate)}
+
+
+def _ends(estimate: Estimate | None) -> list[float | None] | None:
+    return None if estimate is None else [_finite(estimate.low), _finite(estimate.high)]
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)

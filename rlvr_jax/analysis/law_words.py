@@ -1,0 +1,37 @@
+"""How values, intervals and targets of the law are written, in text and in figures."""
+
+import math
+
+from rlvr_jax.analysis.fits import Estimate
+
+UNIT_NAMES = {"step": "steps", "update": "updates"}
+
+
+def number_text(value: float | None) -> str:
+    """Three digits, without an exponent where a person would write none: 0.0123, 4.5, 12300; "-" for None."""
+    if value is None or math.isnan(value):
+        return "-"
+    if math.isinf(value):
+        return "infinite"
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:.0f}" if 100 <= abs(rounded) < 1e9 else f"{rounded:g}"
+
+
+def interval_text(estimate: Estimate | None) -> str:
+    """ "[310, 480]", "< 480" or "> 310" where one end is open, "any" where both are; "" for None."""
+    if estimate is None:
+        return ""
+    is_open_below, is_open_above = not estimate.low > 0, not math.isfinite(estimate.high)
+    if is_open_below and is_open_above:
+        return "any"
+    if is_open_below:
+        return f"< {number_text(estimate.high)}"
+    if is_open_above:
+        return f"> {number_text(estimate.low)}"
+    return f"[{number_text(estimate.low)}, {number_text(estimate.high)}]"
+
+
+def target_name(target: float | None, group: str = "") -> str:
+    """ "0.45", or "all" for the joint fit of all targets; behind its group's name where it has one."""
+    name = "all" if target is None else f"{target:g}"
+    return f"{group} {name}" if group else name

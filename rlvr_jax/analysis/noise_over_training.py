@@ -1,0 +1,119 @@
+"""Prompt noise, rollout noise and signal over training: averages in windows of updates, and pictures of them."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlvr_jax.analysis.figures import new_figure, point_styles, save
+from rlvr_jax.analysis.noise_series import NoiseSeries, noise_series
+from rlvr_jax.analysis.seeds import ratio_of_averages
+from rlvr_jax.analysis.summary import PointSummary
+
+N_WINDOWS = 8  # single measurements scatter too much to be told apart; a window pools a few of every seed
+
+# field of NoiseSeries, file name, title, axis
+PARTS = (
+    ("v_prompt", "noise_prompt_var.png", "prompt noise over training", "V_prompt"),
+    ("v_rollout", "noise_rollout_var.png", "rollout noise over training", "V_rollout at the point's own R"),
+    ("grad_sq", "noise_grad_sq.png", "signal over training", "|G|²"),
+)
+B_NOISE_FILE = "noise_b_noise.png"
+
+
+@dataclass(frozen=True)
+class Window:
+    """One quantity of one point, averaged over the measurements of all seeds in a stretch of training."""
+
+    update: float  # mean of the measured updates
+    n_measured: int
+    value: float | None  # None: unresolved
+    low: float | None = None  # 95% interval; None: too few measurements for one
+    high: float | None = None
+
+
+def averages(point: PointSummary, field: str) -> list[Window]:
+    """Windows of one field of NoiseSeries; an average may be negative, and stays so. Empty where none was measured."""
+    windows = []
+    for updates, columns in _pooled(point, field):
+        values = columns[field]
+        half = 1.96 * values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 2 else math.nan
+        mean = float(values.mean())
+        ends = (mean - half, mean + half) if math.isfinite(half) else (None, None)
+        windows.append(Window(float(updates.mean()), len(values), mean, *ends))
+    return windows
+
+
+def noise_scales(point: PointSummary) -> list[Window]:
+    """Windows of B_noise = R S / |G|^2 in rollouts: ratios of averages with jackknife intervals, or unresolved."""
+    windows = []
+    for updates, columns in _pooled(point, "trace_cov", "grad_sq"):
+        scale = ratio_of_averages(list(point.n_rollouts * columns["trace_cov"]), list(columns["grad_sq"]))
+        windows.append(Window(float(updates.mean()), len(updates), scale.value, scale.low, scale.high))
+    return windows
+
+
+def _pooled(point: PointSummary, *fields: str) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Updates and columns of the measurements that have all `fields`, of all seeds, by window."""
+    found = [noise_series(run.record) for run in point.runs]
+    updates = np.concatenate([series.updates for series in found])
+    columns = {field: np.concatenate([_measured(series, field) for series in found]) for field in fields}
+    is_whole = np.all([np.isfinite(values) for values in columns.values()], axis=0)
+    if not is_whole.any():
+        return []
+    updates, columns = updates[is_whole], {field: values[is_whole] for field, values in columns.items()}
+    edges = np.linspace(updates.min(), updates.max(), N_WINDOWS + 1)[1:-1]
+    window = np.searchsorted(edges, updates, side="right")
+    return [
+        (updates[window == w], {field: values[window == w] for field, values in columns.items()})
+        for w in range(N_WINDOWS)
+        if (window == w).any()
+    ]
+
+
+def _measured(series: NoiseSeries, field: str) -> np.ndarray:
+    values = getattr(series, field)
+    return np.full_like(values, math.nan) if field.startswith("v_") and series.why_no_split else values
+
+
+def noise_part_figure(points: list[PointSummary], path: Path, *, field: str, title: str, axis: str) -> list[str]:
+    """One of PARTS for every point that has it; returns the names of those that have not. None drawn: no file."""
+    return _figure(points, path, [averages(point, field) for point in points], title=title, axis=axis)
+
+
+def noise_scale_figure(points: list[PointSummary], path: Path) -> list[str]:
+    """B_noise in rollouts for every point that measured it; returns the names of those that did not."""
+    windows = [noise_scales(point) for point in points]
+    return _figure(points, path, windows, title="noise scale over training", axis="B_noise = R S / |G|² [rollouts]")
+
+
+def _figure(points: list[PointSummary], path: Path, windows: list[list[Window]], *, title: str, axis: str) -> list[str]:
+    shown = [(point, found) for point, found in zip(points, windows, strict=True) if found]
+    if shown:
+        figure = new_figure()
+        axes = figure.subplots()
+        styles = point_styles(points)
+        for point, found in shown:
+            _draw(axes, found, label=point.name, style=styles[point.name])
+        axes.set(xlabel="optimiser updates", ylabel=axis, title=title, yscale="log")
+        axes.grid(alpha=0.25)
+        save(figure, path, n_labels=len(shown))
+    return [point.name for point, found in zip(points, windows, strict=True) if not found]
+
+
+def _draw(axes: Any, windows: list[Window], *, label: str, style: dict[str, Any]) -> None:
+    """A line with its intervals; windows without a positive value are crosses at the foot."""
+    is_there = [window.value is not None and window.value > 0 for window in windows]
+    values = [window.value if there else math.nan for window, there in zip(windows, is_there, strict=True)]
+    x = [window.update for window in windows]
+    axes.plot(x, values, label=label, **style)
+    for window, there in zip(windows, is_there, strict=True):
+        if there and window.low is not None:
+            low = max(window.low, window.value * 1e-3)  # an interval that reaches below 0 has no end on a log axis
+            axes.plot([window.update] * 2, [low, window.high], color=style["color"], linewidth=0.8, alpha=0.4)
+        if not there:
+            axes.plot(
+                window.update, 0.02, marker="x", markersize=5, color=style["color"], transform=axes.get_xaxis_transform()
+            )

@@ -1,0 +1,34 @@
+"""What cannot work, or may surprise, in the learning rate of a point and its rule over batch sizes."""
+
+import math
+
+from rlvr_jax.train.config import LR_POWERS, TrainConfig
+
+
+def optimizer_problems(config: TrainConfig) -> list[str]:
+    """One message per setting that cannot work, with the fix."""
+    optimizer, problems = config.optimizer, []
+    if LR_POWERS.get(optimizer.lr_rule, 0.0) > 0.0 and optimizer.lr_reference_rollouts == 0:
+        problems.append(
+            f"optimizer.lr_rule={optimizer.lr_rule!r} scales optimizer.peak_lr from a batch where it is right; set "
+            f"optimizer.lr_reference_rollouts to that one's rollouts per update (here it is "
+            f"{config.rollouts_per_update})"
+        )
+    is_usable = all(isinstance(f, (int, float)) and math.isfinite(f) and f > 0 for f in optimizer.lr_grid)
+    if not is_usable or len(set(optimizer.lr_grid)) < len(optimizer.lr_grid):
+        problems.append(f"optimizer.lr_grid={optimizer.lr_grid} must be different factors above 0, such as (0.5, 1, 2)")
+    elif optimizer.lr_rule == "grid" and not optimizer.lr_grid:
+        problems.append(
+            "optimizer.lr_rule='grid' needs factors of optimizer.peak_lr; set optimizer.lr_grid, such as (0.5, 1, 2)"
+        )
+    return problems
+
+
+def optimizer_warnings(config: TrainConfig) -> list[str]:
+    """What works but may surprise."""
+    optimizer, warnings = config.optimizer, []
+    if optimizer.lr_grid and optimizer.lr_rule != "grid":
+        warnings.append(f"optimizer.lr_grid does nothing with optimizer.lr_rule={optimizer.lr_rule!r}")
+    if optimizer.lr_reference_rollouts and LR_POWERS[optimizer.lr_rule] == 0.0:
+        warnings.append(f"optimizer.lr_reference_rollouts does nothing with optimizer.lr_rule={optimizer.lr_rule!r}")
+    return warnings

@@ -1,0 +1,162 @@
+import math
+
+import numpy as np
+import pytest
+from noise_runs import measured_run, seen
+
+from rlvr_jax.analysis.predict import predict
+
+
+def three_runs(**changes):
+    """S = 20 each and |G|^2 = 1, 2, 3, at 4 rollouts per prompt."""
+    return [measured_run(f"s{i}", trace_cov=[20.0], grad_sq=[1.0 + i], **changes) for i in range(3)]
+
+
+def test_b_noise_is_a_ratio_of_averages_with_a_jackknife_over_runs():
+    (found,) = predict(three_runs(), [seen("s0"), seen("s1"), seen("s2")])
+    # 20 / 2; the mean of 20, 10 and 6.67 would be 12.2
+    assert found.at(4).prompts.estimate.value == pytest.approx(10.0)
+    assert found.at(4).rollouts.estimate.value == pytest.approx(40.0)
+    # without one run: 20/2.5, 20/2, 20/1.5; standard deviation of their logarithms x sqrt(2/3 x 2) = 0.29574, and
+    # Student's t at 0.95 with 2 degrees of freedom is 2.91999: 10 exp(-+0.86357)
+    assert found.at(4).prompts.estimate.low == pytest.approx(4.2165, rel=1e-3)
+    assert found.at(4).prompts.estimate.high == pytest.approx(23.716, rel=1e-3)
+    assert (found.unit, found.n_measurements, found.runs) == ("run", 3, ("s0", "s1", "s2"))
+
+
+def test_what_a_run_measured_after_it_reached_the_target_does_not_count():
+    late = {"updates": [1.0, 10.0, 11.0]}
+    runs = [measured_run(f"s{i}", trace_cov=[20.0, 20.0, 9e9], grad_sq=[2.0, 2.0, 9.0], **late) for i in range(3)]
+    (found,) = predict(runs, [seen(f"s{i}", at=10.0) for i in range(3)])
+    assert found.n_measurements == 6
+    assert found.at(4).prompts.estimate.value == pytest.approx(10.0)
+
+
+def test_each_target_has_the_noise_on_its_own_way():
+    runs = [measured_run(f"s{i}", trace_cov=[20.0, 60.0], grad_sq=[2.0, 2.0], updates=[1.0, 20.0]) for i in range(3)]
+    observations = [seen(f"s{i}", target=t, at=a) for t, a in ((0.6, 10.0), (0.7, 30.0)) for i in range(3)]
+    first, second = predict(runs, observations)
+    assert (first.target, first.at(4).prompts.estimate.value) == (0.6, pytest.approx(10.0))
+    assert (second.target, second.at(4).prompts.estimate.value) == (0.7, pytest.approx(20.0))  # (20 + 60) / 2 / 2
+
+
+def test_steps_are_counted_by_the_collection_where_observations_are():
+    # updates 1 and 5 of four per step: collections 1 and 2
+    runs = [
+        measured_run(f"s{i}", trace_cov=[20.0, 9e9], grad_sq=[2.0, 2.0], updates=[1.0, 5.0], steps=[1.0, 2.0])
+        for i in range(4)
+    ]
+    (found,) = predict(runs, [seen(f"s{i}", at=1.5) for i in range(4)], unit="step")
+    assert found.at(4).prompts.estimate.value == pytest.approx(10.0)
+    (found,) = predict(runs, [seen(f"s{i}", at=6.0) for i in range(4)], unit="update")
+    assert found.n_measurements == 8
+
+
+def test_a_measurement_counts_by_its_pairs_of_prompts():
+    runs = [
+        measured_run("small", n_prompts=2, trace_cov=[11.0], grad_sq=[5.0]),  # 2 ordered pairs
+        measured_run("a", n_prompts=3, trace_cov=[11.0], grad_sq=[1.0]),  # 6
+        measured_run("b", n_prompts=3, trace_cov=[11.0], grad_sq=[1.0]),
+    ]
+    (found,) = predict(runs, [seen("small"), seen("a"), seen("b")])
+    assert found.moments.grad_sq == pytest.approx((2 * 5 + 6 + 6) / 14)
+    assert found.at(4).prompts.estimate.value == pytest.approx(7.0)
+
+
+def test_the_split_gives_the_law_at_every_r():
+    """Scores independent of rewards: zeta1 = v/4 and zeta2 = v, so V_rollout(R) = v/(R - 1), arXiv:2602.01601."""
+    v, v_prompt, grad_sq = 8.0, 2.0, 0.5  # alpha = 4, beta = 16
+    runs = [
+        measured_run(f"s{i}", n_prompts=4, n_rollouts=5, trace_cov=[4.0], grad_sq=[grad_sq])
+        | {"v_prompt": [v_prompt], "zeta1": [v / 4], "zeta2": [v]}
+        for i in range(3)
+    ]
+    (found,) = predict(runs, [seen(f"s{i}") for i in range(3)])
+    assert found.terms["alpha"].estimate.value == pytest.approx(4.0)
+    for n_rollouts in (2, 4, 16):
+        at = found.at(n_rollouts)
+        assert at.prompts.estimate.value == pytest.approx(4 + 16 / (n_rollouts - 1))
+        assert at.rollouts.estimate.value == pytest.approx(n_rollouts * (4 + 16 / (n_rollouts - 1)))
+        assert not at.is_measured
+    assert found.at(5).is_measured
+    assert found.best_rollouts.estimate.value == pytest.approx(3.0)  # 1 + sqrt(8 / 2)
+    assert found.critical_rollouts.estimate.value == pytest.approx(5.0)  # 8 / (R - 1) = 2
+    assert found.rollout_cbs[4].estimate.value == pytest.approx(3.0)  # 1 + beta / (P + alpha)
+    assert found.relative_steps(8, 5) == pytest.approx(2.0)  # 1 + (4 + 4) / 8
+
+
+def test_signals_of_several_r_are_one_and_noise_is_each_its_own():
+    runs = [measured_run(f"a{i}", n_rollouts=2, trace_cov=[40.0], grad_sq=[2.0]) for i in range(2)]
+    runs += [measured_run(f"b{i}", n_rollouts=8, trace_cov=[10.0], grad_sq=[1.0]) for i in range(2)]
+    (found,) = predict(runs, [seen("a0"), seen("a1"), seen("b0"), seen("b1")])
+    # |G|^2 weighs 1/40^2 against 1/10^2: (2 + 16 x 1) / 17
+    assert found.moments.grad_sq == pytest.approx(18 / 17)
+    assert found.at(2).prompts.estimate.value == pytest.approx(40 * 17 / 18)
+    assert found.at(8).prompts.estimate.value == pytest.approx(10 * 17 / 18)
+
+
+def test_a_signal_that_one_run_alone_makes_positive_is_unresolved():
+    runs = [measured_run(f"s{i}", trace_cov=[20.0], grad_sq=[g]) for i, g in enumerate((5.0, -1.0, -1.0))]
+    (found,) = predict(runs, [seen(f"s{i}") for i in range(3)])
+    assert not found.at(4).rollouts.is_resolved
+    assert "not told apart from 0" in found.at(4).rollouts.reason
+    assert "noise.every_updates" in found.at(4).rollouts.reason
+    assert found.terms["alpha"].reason == "no run told prompt noise and rollout noise apart"
+
+
+def test_runs_that_did_not_get_there_are_left_out_and_named():
+    runs = [*three_runs(), measured_run("lost", trace_cov=[9e9], grad_sq=[9.0])]
+    (found,) = predict(runs, [*(seen(f"s{i}") for i in range(3)), seen("lost", at=None)])
+    assert "lost" not in found.runs
+    assert found.notes == ("1 run(s) that did not reach the target are not in it: lost",)
+
+
+def test_a_loss_with_other_terms_says_nothing_of_the_split():
+    why = "the loss has a KL or entropy term, which prompt and rollout noise leave out"
+    runs = [one | {"v_prompt": [2.0], "zeta1": [2.0], "zeta2": [8.0], "why_no_split": why} for one in three_runs()]
+    (found,) = predict(runs, [seen(f"s{i}") for i in range(3)])
+    assert found.at(4).prompts.is_resolved
+    assert not found.terms["alpha"].is_resolved
+    assert found.notes == (f"not decomposed, {why}: s0, s1, s2",)
+
+
+def test_adams_metric_is_a_set_of_its_own():
+    runs = [one | {"adam_trace_cov": [30.0], "adam_grad_sq": [0.5]} for one in three_runs()]
+    gradient, adam = predict(runs, [seen(f"s{i}") for i in range(3)])
+    assert (gradient.metric, gradient.at(4).prompts.estimate.value) == ("gradient", pytest.approx(10.0))
+    assert (adam.metric, adam.at(4).prompts.estimate.value) == ("adam", pytest.approx(60.0))
+
+
+def test_a_few_runs_are_taken_apart_into_measurements():
+    runs = [measured_run("s0", trace_cov=[20.0] * 4, grad_sq=[1.0, 2.0, 3.0, 2.0], updates=[1.0, 2.0, 3.0, 4.0])]
+    (found,) = predict(runs, [seen("s0", at=4.0)])
+    assert found.unit == "measurement"
+    assert found.at(4).prompts.estimate.value == pytest.approx(10.0)
+    (found,) = predict(runs, [seen("s0", at=2.0)])
+    assert "2 measurements" in found.at(4).prompts.reason
+
+
+def test_an_observation_of_an_unknown_run_is_refused():
+    with pytest.raises(ValueError, match="no noise series has the name of other"):
+        predict(three_runs(), [seen("other")])
+
+
+def test_intervals_cover_the_truth():
+    """15 runs of 5 sizes; |G|^2 of one measurement scatters by S/P, as where noise outweighs the signal."""
+    rng, n_repeats, hits, values = np.random.default_rng(0), 150, 0, []
+    for _ in range(n_repeats):
+        runs = []
+        for n_prompts in (8, 16, 32, 64, 128):
+            for seed in range(3):
+                trace_cov = 160 * (1 + 0.5 * rng.normal(size=4) / math.sqrt(n_prompts))
+                grad_sq = 1.0 + 60 / n_prompts * rng.normal(size=4)
+                name, updates = f"{n_prompts}_{seed}", [1.0, 2.0, 3.0, 4.0]
+                runs.append(
+                    measured_run(name, n_prompts=n_prompts, trace_cov=trace_cov, grad_sq=grad_sq, updates=updates)
+                )
+        (found,) = predict(runs, [seen(run.run) for run in runs])
+        estimate = found.at(4).rollouts.estimate  # truth: 4 x 160 / 1
+        values.append(estimate.value)
+        hits += estimate.low <= 640 <= estimate.high
+    assert np.mean(values) == pytest.approx(640, rel=0.03)
+    assert 0.85 <= hits / n_repeats <= 0.97
