@@ -1,5 +1,6 @@
 """Profile-likelihood intervals of what follows from a fitted law, honest at 0 and at infinity."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,10 +37,14 @@ class FittedCurve:
 
     @property
     def n_mean(self) -> int:
-        """Numbers that the law itself takes, sigma left out."""
-        return self.columns_nk.shape[1] + self.runs.n_targets - 1
+        """Numbers of the law itself, without sigma; of several targets too, for each run counts as one point."""
+        return self.columns_nk.shape[1]
 
     @property
+    def n_free(self) -> int:
+        return self.n_independent - self.n_mean
+
+    @functools.cached_property
     def threshold(self) -> float:
         """How far 2 (ln L_max - ln L) may rise inside an interval.
 
@@ -48,11 +53,10 @@ class FittedCurve:
         With normal noise, exact numbers and a linear law this is the exact interval of regression; chi^2_1 in its place
         covers too little with few runs. Infinite where the runs are no more than the law's numbers.
         """
-        n_free = self.n_independent - self.n_mean
-        if n_free <= 0:
+        if self.n_free <= 0:
             return math.inf
-        t = scipy.stats.t.ppf((1 + self.confidence) / 2, n_free)
-        return self.n_independent * math.log1p(t * t / n_free)
+        t = scipy.stats.t.ppf((1 + self.confidence) / 2, self.n_free)
+        return self.n_independent * math.log1p(t * t / self.n_free)
 
     def deviance(self, other: Maximum | None) -> float:
         """2 (ln L_max - ln L), the points of a run counted as one: they share its luck."""
@@ -83,7 +87,10 @@ class FittedCurve:
                 return math.inf
             columns = self.columns_nk @ rays
             found = maximum(
-                self.runs, columns, columns.mean(axis=0), starts=tuple(earlier[k] for k in earlier if k == rays.shape[1])
+                self.runs,
+                columns,
+                columns.mean(axis=0),
+                starts=tuple(earlier[k] for k in earlier if k == rays.shape[1]),
             )
             earlier[rays.shape[1]] = found
             return self.deviance(found)

@@ -6,16 +6,20 @@ reference row x, and a shape that only the direction of the weights w >= 0 decid
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.optimize
 import scipy.special
 
-SIGMA_FLOOR = 1e-3  # runs never agree better than 0.1%; without a floor runs inside their intervals would claim sigma = 0
+SIGMA_FLOOR = (
+    1e-3  # runs never agree better than 0.1%; without a floor runs inside their intervals would claim sigma = 0
+)
 SIGMA_CEILING = 1e2
 _LEVEL_ROOM = math.log(1e6)  # how far beyond the data the level may go when every run is censored on one side
-_FLAT = 1e-4  # a gradient this small moves the log likelihood by far less than an interval's threshold
+_FLAT = 1e-5  # slope of ln L per run and sigma: leaves ln L within n 1e-10 of its maximum
+_NOTHING = 1e-12  # of a curve that the optimiser tries without any weight
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -31,6 +35,17 @@ class Runs:
     @property
     def n_targets(self) -> int:
         return int(self.target_n.max()) + 1
+
+    @property
+    def sigma_floor(self) -> float:
+        """The least sigma that these runs could show: of ln S, or as a share of the mean steps in an absolute fit.
+
+        Evaluations a factor w apart hide a spread below ln(w) / sqrt(12), their own rounding. Without this floor a law
+        that passes through every interval would claim runs without any noise, and intervals to match.
+        """
+        width_n = np.where(np.isfinite(self.lower_n) & np.isfinite(self.upper_n), self.upper_n - self.lower_n, np.nan)
+        hidden = float(np.nanmedian(width_n)) / math.sqrt(12) if np.isfinite(width_n).any() else 0.0
+        return max(SIGMA_FLOOR, hidden)
 
     @property
     def steps_n(self) -> np.ndarray:
@@ -103,78 +118,89 @@ def maximum(
     steps_n = runs.steps_n
     level_bounds = (math.log(steps_n.min()) - _LEVEL_ROOM, math.log(steps_n.max()) + _LEVEL_ROOM)
     scale = 1.0 if runs.is_relative else float(np.mean(np.abs(steps_n)))
-    fixed = fixed_levels or {}
     target_nt = np.eye(n_targets)[runs.target_n]
 
     def negative(theta: np.ndarray) -> tuple[float, np.ndarray]:
         weights_j, levels_t, sigma = theta[:n_columns], theta[n_columns:-1], scale * math.exp(theta[-1])
         sum_n, reference = scaled_nj @ weights_j, float(is_counted_j @ weights_j)
-        curve_n = np.exp(levels_t[runs.target_n]) * np.maximum(sum_n, 1e-300) / max(reference, 1e-300)
+        curve_n = np.exp(levels_t[runs.target_n]) * np.maximum(sum_n, _NOTHING) / max(reference, _NOTHING)
         total, by_mu_n, by_log_sigma = log_likelihood(runs, curve_n, sigma)
         by_log_curve_n = by_mu_n if runs.is_relative else by_mu_n * curve_n
-        by_weights_j = (by_log_curve_n / np.maximum(sum_n, 1e-300)) @ scaled_nj
-        by_weights_j -= by_log_curve_n.sum() * is_counted_j / max(reference, 1e-300)
-        return -total, -np.concatenate([by_weights_j, by_log_curve_n @ target_nt, [by_log_sigma]])
+        by_weights_j = (by_log_curve_n / np.maximum(sum_n, _NOTHING)) @ scaled_nj
+        by_weights_j -= by_log_curve_n.sum() * is_counted_j / max(reference, _NOTHING)
+        by_theta = np.concatenate([by_weights_j, by_log_curve_n @ target_nt, [by_log_sigma]])
+        return -total / len(curve_n), -by_theta / len(curve_n)
 
-    bounds = [(0.0, 1e6)] * n_columns
+    low = np.array([0.0] * n_columns + [level_bounds[0]] * n_targets + [math.log(runs.sigma_floor)])
+    high = np.array([1e6] * n_columns + [level_bounds[1]] * n_targets + [math.log(SIGMA_CEILING)])
     if is_counted_j.sum() == 1:  # only then could nothing be left at the reference row
-        bounds[int(is_counted_j.argmax())] = (1.0, 1.0)
-    bounds += [(fixed[t], fixed[t]) if t in fixed else level_bounds for t in range(n_targets)]
-    bounds += [(math.log(SIGMA_FLOOR), math.log(SIGMA_CEILING))]
-    low, high = np.array(bounds).T
+        low[int(is_counted_j.argmax())] = high[int(is_counted_j.argmax())] = 1.0
+    for t, level in (fixed_levels or {}).items():
+        low[n_columns + t] = high[n_columns + t] = level
     best = None
-    first = [_parameters(earlier, scale_j, is_counted_j, scale) for earlier in starts]
-    for start in first or _starts(runs, scaled_nj, is_counted_j, scale):
-        found = _climb(negative, np.clip(start, low, high), bounds)
+    for weights_j in [e.coefficients[0] * scale_j for e in starts] or _starts(runs, scaled_nj):
+        start = np.clip(_start(runs, scaled_nj, is_counted_j, weights_j, scale), low, high)
+        found = _climb(negative, start, low, high)
         if best is None or found[0] > best[0]:
             best = found
     value, theta, is_certain = best
     weights_j = theta[:n_columns] / float(is_counted_j @ theta[:n_columns])
     coefficients_tj = np.exp(theta[n_columns:-1])[:, None] * weights_j / scale_j
-    return Maximum(value, coefficients_tj, scale * math.exp(theta[-1]), is_certain)
+    return Maximum(value * len(columns_nj), coefficients_tj, scale * math.exp(theta[-1]), is_certain)
 
 
-def _parameters(earlier: Maximum, scale_j: np.ndarray, is_counted_j: np.ndarray, scale: float) -> np.ndarray:
-    weights_tj = earlier.coefficients * scale_j
-    levels_t = np.maximum(weights_tj @ is_counted_j, 1e-300)
-    return np.concatenate([weights_tj[0] / levels_t[0], np.log(levels_t), [math.log(earlier.sigma / scale)]])
+def _climb(
+    negative: Callable[[np.ndarray], tuple[float, np.ndarray]], start: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[float, np.ndarray, bool]:
+    """The local maximum from one start, and whether its projected gradient vanishes.
 
+    In units where the curvature is near 1: weights and levels in sigma, the likelihood per run.
+    """
+    unit = np.append(np.full(len(start) - 1, math.exp(start[-1])), 1.0)
 
-def _climb(negative, start, bounds) -> tuple[float, np.ndarray, bool]:
-    """The local maximum from one start, and whether its projected gradient vanishes."""
-    low, high = np.array(bounds).T
+    def in_units(x: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = negative(x * unit)
+        return value, gradient * unit
+
+    bounds = list(zip(low / unit, high / unit, strict=True))
     best = None
-    for method, options in (("SLSQP", {"ftol": 1e-13, "maxiter": 200}), ("L-BFGS-B", {"ftol": 1e-15, "gtol": 1e-8})):
-        result = scipy.optimize.minimize(negative, start, jac=True, method=method, bounds=bounds, options=options)
-        theta = np.clip(result.x, low, high)
-        value, gradient = negative(theta)
-        slope = np.abs(theta - np.clip(theta - gradient, low, high)).max()
-        if best is None or -value > best[0]:
-            best = (-value, theta, bool(slope < _FLAT))
+    for method, options in (("SLSQP", {"ftol": 1e-14, "maxiter": 200}), ("L-BFGS-B", {"ftol": 1e-15, "gtol": 1e-9})):
+        x0 = start / unit if best is None else best[1] / unit
+        result = scipy.optimize.minimize(in_units, x0, jac=True, method=method, bounds=bounds, options=options)
+        theta = np.clip(result.x * unit, low, high)
+        value, gradient = in_units(theta / unit)
+        slope = np.abs(theta / unit - np.clip(theta / unit - gradient, low / unit, high / unit)).max()
+        if best is None or value < best[0]:
+            best = (value, theta, bool(slope < _FLAT))
         if best[2]:
             break
-        start = best[1]
-    return best
+    return -best[0], best[1], best[2]
 
 
-def _starts(runs: Runs, scaled_nj: np.ndarray, is_counted_j: np.ndarray, scale: float) -> list[np.ndarray]:
-    """Parameter vectors to climb from: non-negative least squares, equal weights, and nearly all in one column."""
+def _start(
+    runs: Runs, scaled_nj: np.ndarray, is_counted_j: np.ndarray, weights_j: np.ndarray, scale: float
+) -> np.ndarray:
+    """The parameters with these weights: levels and sigma by least squares."""
+    reference = float(is_counted_j @ weights_j)
+    weights_j = weights_j / reference if reference > 0 else np.maximum(weights_j, 1e-6)
+    shape_n = np.maximum(scaled_nj @ weights_j, _NOTHING)
+    steps_n, levels = np.maximum(runs.steps_n, _NOTHING), []
+    for t in range(runs.n_targets):
+        x, y = shape_n[runs.target_n == t], steps_n[runs.target_n == t]
+        levels.append(np.log(y / x).mean() if runs.is_relative else math.log(float(x @ y / (x @ x))))
+    curve_n = np.exp(np.array(levels)[runs.target_n]) * shape_n
+    rest_n = np.log(steps_n / curve_n) if runs.is_relative else (steps_n - curve_n) / scale
+    return np.concatenate([weights_j, levels, [math.log(max(float(np.sqrt(np.mean(rest_n**2))), 0.01))]])
+
+
+def _starts(runs: Runs, scaled_nj: np.ndarray) -> list[np.ndarray]:
+    """Weights to climb from: non-negative least squares, equal ones, and nearly all in one column."""
     n_columns, n_targets, steps_n = scaled_nj.shape[1], runs.n_targets, runs.steps_n
-
-    def start(weights_j: np.ndarray) -> np.ndarray:
-        log_shape_n = np.log(np.maximum(scaled_nj @ weights_j, 1e-12) / max(float(is_counted_j @ weights_j), 1e-12))
-        apart_n = np.log(np.maximum(steps_n, 1e-12)) - log_shape_n
-        levels_t = np.array([apart_n[runs.target_n == t].mean() for t in range(n_targets)])
-        curve_n = np.exp(levels_t[runs.target_n] + log_shape_n)
-        rest_n = np.log(steps_n / curve_n) if runs.is_relative else (steps_n - curve_n) / scale
-        return np.concatenate([weights_j, levels_t, [math.log(max(float(np.sqrt(np.mean(rest_n**2))), 0.02))]])
-
     equal_j = np.full(n_columns, 1 / n_columns)
     if n_columns == 1:
-        return [start(equal_j)]
+        return [equal_j]
     level_n = np.array([np.exp(np.log(steps_n[runs.target_n == t]).mean()) for t in range(n_targets)])[runs.target_n]
     relative_n = steps_n / level_n if runs.is_relative else np.ones(len(steps_n))
-    by_nnls_j, _ = scipy.optimize.nnls(scaled_nj / relative_n[:, None], steps_n / level_n / relative_n)
-    starts = [start(by_nnls_j / by_nnls_j.sum())] if by_nnls_j.sum() > 0 else []
-    mostly_one = [start(0.2 * equal_j + 0.8 * np.eye(n_columns)[j]) for j in range(n_columns)]
-    return [*starts, *mostly_one] if n_columns == 2 else [*starts, start(equal_j), *mostly_one]
+    nnls_j, _ = scipy.optimize.nnls(scaled_nj / relative_n[:, None], steps_n / level_n / relative_n)
+    mostly_one = [0.2 * equal_j + 0.8 * one_j for one_j in np.eye(n_columns)]
+    return [*([nnls_j] if nnls_j.sum() > 0 else []), *([equal_j] if n_columns > 2 else []), *mostly_one]

@@ -1,17 +1,57 @@
-"""The law of each target, and of all targets of one group together."""
+"""The law of each target, and of all targets of a group together."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rlvr_jax.analysis.fits import Estimate, LawFit
+import numpy as np
+
+from rlvr_jax.analysis.fits import Estimate, LawFit, fit_curve, fit_law
+from rlvr_jax.analysis.observations import Observation
 
 
 @dataclass(frozen=True)
 class TargetFit:
+    """One fit of one group. `target` None: all targets together, one B_noise and an S_min for each."""
+
     target: float | None
     group: str
     fit: LawFit
     s_min_by_target: dict[float, Estimate] | None = None
 
 
-def fit_targets(observations, *, shape="total", residuals="relative", confidence=0.9) -> list[TargetFit]:
-    raise NotImplementedError("under way")
+def fit_targets(
+    observations: Iterable[Observation], *, shape: str = "total", residuals: str = "relative", confidence: float = 0.9
+) -> list[TargetFit]:
+    """One fit for each target of each group, targets ascending; then, of a group with two or more, a joint one.
+
+    The joint law has one curve 1 + B_noise/B and a level S_min for each target. Targets of one run share its luck, so its
+    points count as one: 2 ln L is scaled by runs / points, and Student's t has runs - 2 degrees of freedom. That is
+    right when a run is late by one factor at every target, and too cautious otherwise. Its lack_of_fit_p asks whether
+    the targets prefer different B_noise; where they do (p < 0.01) it is unresolved.
+
+    Raises:
+        ValueError: no observations, or a shape that these runs cannot have.
+    """
+    observations = list(observations)
+    if not observations:
+        raise ValueError("no observations to fit; give the steps of at least three batch sizes")
+    settings = {"shape": shape, "residuals": residuals, "confidence": confidence}
+    fits = []
+    for group in dict.fromkeys(o.group for o in observations):
+        of_group = [o for o in observations if o.group == group]
+        by_target = {t: [o for o in of_group if o.target == t] for t in sorted({o.target for o in of_group})}
+        fits += [TargetFit(t, group, fit_law(of_target, **settings)) for t, of_target in by_target.items()]
+        if len(by_target) > 1:
+            joint = fit_curve(of_group, **settings)
+            fits.append(TargetFit(None, group, joint, _least_steps(joint, list(by_target))))
+    return fits
+
+
+def _least_steps(joint: LawFit, targets: list[float]) -> dict[float, Estimate]:
+    if joint.curve is None:
+        return {t: Estimate(math.nan, 0.0, math.inf) for t in targets}
+    place = {t: k for k, t in enumerate(sorted({p.observation.target for p in joint.points if p.observation.is_reached}))}
+    s_min = np.eye(joint.curve.columns_nk.shape[1])[0]
+    unknown = Estimate(math.nan, 0.0, math.inf)
+    return {t: joint.curve.level(s_min, place[t]) if t in place else unknown for t in targets}

@@ -46,7 +46,7 @@ def _draw_group(panels: Any, fits: list[TargetFit], unit: str) -> None:
     steps, examples = panels[0]
     strip, key = panels[1]
     targets = [fit for fit in fits if fit.target is not None]
-    colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, max(1, len(targets))))
+    colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.82, max(1, len(targets))))
     batches = sorted({point.observation.batch for fit in targets for point in fit.fit.points})
     if not batches:
         return
@@ -63,7 +63,9 @@ def _draw_group(panels: Any, fits: list[TargetFit], unit: str) -> None:
     for axes in (steps, examples, strip):
         _log_batch_axis(axes, batches)
     for axes in (steps, examples):
-        _log_value_axis(axes)
+        _log_value_axis(
+            axes, [y for line in axes.get_lines() if len(line.get_xdata()) < _N_CURVE for y in line.get_ydata()]
+        )
         axes.set_xlabel("batch size B, rollouts")
         axes.grid(alpha=0.2)
     _draw_scales(strip, fits, colours, batches)
@@ -133,7 +135,8 @@ def _draw_scales(axes: Any, fits: list[TargetFit], colours: Any, batches: list[i
         if fit.fit.resolved:
             text = f"{number_text(scale.value)} {interval_text(scale)}"
             axes.plot(scale.value, row, marker="o", color=colour, zorder=3)
-        axes.annotate(text, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8, color=colour)
+        note = axes.annotate(text, (1.012, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+        note.set_in_layout(False)  # it may stand between the panels without pushing them apart
     axes.set_yticks(range(len(fits)), [target_name(fit.target) for fit in fits], fontsize=8)
     axes.set_ylim(len(fits) - 0.4, -0.6)
     axes.set(xlabel="B_noise, rollouts", ylabel="target")
@@ -156,7 +159,7 @@ def _draw_key(axes: Any, targets: list[TargetFit], colours: Any) -> None:
         Line2D([], [], color=colour, marker="o", markersize=5, label=f"target {target_name(fit.target)}")
         for fit, colour in zip(targets, colours, strict=True)
     ]
-    first = axes.legend(handles=marks, loc="upper left", bbox_to_anchor=(0.28, 1.0), fontsize=8, frameon=False)
+    first = axes.legend(handles=marks, loc="upper left", bbox_to_anchor=(0.25, 1.0), fontsize=8, frameon=False)
     axes.add_artist(first)
     n_columns = 1 + (len(lines) - 1) // 6
     axes.legend(
@@ -178,13 +181,14 @@ def _log_batch_axis(axes: Any, batches: list[int]) -> None:
     axes.minorticks_off()
 
 
-def _log_value_axis(axes: Any) -> None:
-    """Plain numbers at 1, 2 and 5 of each decade."""
+def _log_value_axis(axes: Any, values: list[float]) -> None:
+    """Around the values, since a curve may run far from them; plain numbers at 1, 2 and 5 of each decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    subs = (1.0, 2.0, 5.0) if high / low < 2e3 else (1.0,)
+    low, high = min(filter(None, values)) / 1.6, max(values) * 1.6
+    axes.set_ylim(low, high)
+    subs = (1.0, 2.0, 5.0) if high / low < 3e3 else (1.0,)
     axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))

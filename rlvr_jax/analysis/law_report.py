@@ -1,21 +1,23 @@
 """What a table of steps to targets allows one to say, as text."""
 
 import itertools
+import textwrap
 from collections import defaultdict
 
 from rlvr_jax.analysis.compare_laws import compare_laws
 from rlvr_jax.analysis.fit_targets import TargetFit, fit_targets
+from rlvr_jax.analysis.fits import RESIDUALS, LawFit
 from rlvr_jax.analysis.law_residuals import aligned, residual_text
 from rlvr_jax.analysis.law_table import Row, one_update_rows, table_notes, table_observations
 from rlvr_jax.analysis.law_text import law_text
 from rlvr_jax.analysis.law_words import UNIT_NAMES, interval_text, number_text, target_name
 from rlvr_jax.analysis.observations import Observation
 
-RESIDUALS = ("relative", "absolute")
+_COLUMNS = 118
 
 
 def law_report(
-    rows: list[Row], fits: list[TargetFit], *, name: str, unit: str, confidence: float, unused: list[str]
+    rows: list[Row], fits: list[TargetFit], *, name: str, unit: str, shape: str, confidence: float, unused: list[str]
 ) -> str:
     """Fits under both kinds of residuals, what hangs on how steps are counted, P against R, residuals: markdown.
 
@@ -26,27 +28,44 @@ def law_report(
         unused: columns of the table that are not ours.
     """
     observations = table_observations(rows, unit)
+    by_counting = _by_counting(rows, fits, unit=unit, confidence=confidence) if shape == "total" else {}
     sections = [
-        _heading(rows, name, unit),
+        _heading(rows, name, unit, shape),
         _reading(rows, unused),
+        _standing_text(fits, by_counting) if shape == "total" else "",
         law_text(fits, unit=unit),
-        _counting_text(rows, fits, unit=unit, confidence=confidence),
+        _counting_text(rows, by_counting, unit=unit),
         _split_text(observations, confidence=confidence),
         *(residual_text([fit for fit in fits if fit.fit.residuals == kind], unit=unit) for kind in RESIDUALS),
     ]
-    return "\n\n".join(section for section in sections if section)
+    return _wrapped("\n\n".join(section for section in sections if section))
 
 
-def _heading(rows: list[Row], name: str, unit: str) -> str:
+def _wrapped(text: str) -> str:
+    """Lines of a terminal's width, tables left alone."""
+    lines = []
+    for line in text.split("\n"):
+        indent = "  " if line.startswith("- ") else ""
+        is_kept = len(line) <= _COLUMNS or line.startswith(("|", "#"))
+        lines += [line] if is_kept else textwrap.wrap(line, _COLUMNS, subsequent_indent=indent, break_long_words=False)
+    return "\n".join(lines)
+
+
+def _heading(rows: list[Row], name: str, unit: str, shape: str) -> str:
     sizes = sorted({observation.batch for observation in table_observations(rows, unit)})
     targets = sorted({row.target for row in rows})
     runs = len({row.identity for row in rows})
     size = "an optimiser step's minibatch" if unit == "update" else "a collection"
     span = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else ", ".join(str(size) for size in sizes) or "unknown"
+    law = f"The shape {shape}: see law_shapes; {UNIT_NAMES[unit]} to a target, B the rollouts of {size}."
+    if shape == "total":
+        law = (
+            f"S(B) = S_min (1 + B_noise / B): {UNIT_NAMES[unit]} to a target, B the rollouts of {size}."
+            " At B = B_noise a run takes twice S_min."
+        )
     return (
         f"# The law of {name}, in {UNIT_NAMES[unit]}\n\n"
-        f"S(B) = S_min (1 + B_noise / B): {UNIT_NAMES[unit]} to a target, B the rollouts of {size}. At B = B_noise a"
-        f" run takes twice S_min.\n{runs} run(s), {len(sizes)} batch size(s) {span}, {len(targets)} target(s)"
+        f"{law} {runs} run(s), {len(sizes)} batch size(s) {span}, {len(targets)} target(s)"
         f" {', '.join(f'{target:g}' for target in targets[:12])}{', ...' if len(targets) > 12 else ''}."
     )
 
@@ -61,38 +80,67 @@ def _reading(rows: list[Row], unused: list[str]) -> str:
     return "\n".join(f"- {note}" for note in notes)
 
 
-def _counting_text(rows: list[Row], fits: list[TargetFit], *, unit: str, confidence: float) -> str:
-    """Steps against updates, where runs take several updates per step; "" where none does."""
-    counts = sorted({row.updates_per_step for row in rows})
-    if counts == [1]:
-        return ""
-    several = list(dict.fromkeys(row.run for row in rows if row.updates_per_step > 1))
-    other = "update" if unit == "step" else "step"
+def _by_counting(rows: list[Row], fits: list[TargetFit], *, unit: str, confidence: float) -> dict[str, list[TargetFit]]:
+    """Relative fits in steps, in updates, and of the runs with one update per step; nothing where all have one."""
     single = one_update_rows(rows)
-    by_counting = {
+    if len(single) == len(rows):
+        return {}
+    other = "update" if unit == "step" else "step"
+    found = {
         unit: [fit for fit in fits if fit.fit.residuals == "relative"],
         other: fit_targets(table_observations(rows, other), confidence=confidence),
-        "single": fit_targets(table_observations(single, unit), confidence=confidence) if single else [],
     }
-    names = {"step": "steps, all runs", "update": "updates, all runs", "single": "one update per step"}
+    seen = table_observations(single, unit)
+    return found | {"single": fit_targets(seen, confidence=confidence) if seen else []}
+
+
+def _standing_text(fits: list[TargetFit], by_counting: dict[str, list[TargetFit]]) -> str:
+    """Which targets are resolved whatever is chosen, and how far apart the choices are."""
+    laws: dict[str, list[LawFit]] = defaultdict(list)
+    for fit in [*fits, *itertools.chain.from_iterable(by_counting.values())]:
+        laws[target_name(fit.target, fit.group)].append(fit.fit)
+    choices = "both kinds of residuals"
+    if by_counting:
+        choices += ", steps and updates, and with or without runs of several updates per step"
+    standing, open_names = [], []
+    for name, found in laws.items():
+        if all(law.resolved for law in found):
+            values = [law.b_noise.value for law in found]
+            standing.append(f"{name}: {number_text(min(values))} to {number_text(max(values))}")
+        elif any(law.resolved for law in found):
+            open_names.append(name)
+    never = [name for name, found in laws.items() if not any(law.resolved for law in found)]
+    lines = [f"- Resolved under all choices ({choices}): {'; '.join(standing) + ' rollouts' if standing else 'none'}."]
+    if open_names:
+        lines.append(
+            f"- Resolved under some of them only, so what is said of it hangs on the choice: {', '.join(open_names)}."
+        )
+    if never:
+        lines.append(f"- Unresolved under all of them: {', '.join(never)}.")
+    return "\n".join(["What stands:", "", *lines])
+
+
+def _counting_text(rows: list[Row], by_counting: dict[str, list[TargetFit]], *, unit: str) -> str:
+    """Steps against updates, where runs take several updates per step; "" where none does."""
+    if not by_counting:
+        return ""
+    counts = sorted({row.updates_per_step for row in rows})
+    several = list(dict.fromkeys(row.run for row in rows if row.updates_per_step > 1))
     keys = ["step", "update", "single"]
     laws = {key: {(fit.group, fit.target): fit.fit for fit in by_counting[key]} for key in keys}
-    table = [["target", *(f"B_noise: {names[key]}" for key in keys), *(f"spread: {key}" for key in keys)]]
+    table = [["B_noise", "all, in steps", "all, in updates", "one update per step", "spreads"]]
     for group, target in dict.fromkeys((fit.group, fit.target) for fit in by_counting[unit]):
         found = [laws[key].get((group, target)) for key in keys]
-        table.append(
-            [
-                target_name(target, group),
-                *("-" if law is None else _scale_text(law) for law in found),
-                *("-" if law is None or law.n_reached == 0 else f"{law.sigma:.0%}" for law in found),
-            ]
-        )
+        spreads = ["-" if law is None or law.n_reached == 0 else f"{law.sigma:.0%}" for law in found]
+        scales = ["-" if law is None or law.b_noise is None else _scale_text(law) for law in found]
+        table.append([target_name(target, group), *scales, " / ".join(spreads)])
     lines = [
         f"Steps or updates: {', '.join(several[:8])}{' and others' if len(several) > 8 else ''} take"
         f" {', '.join(str(count) for count in counts if count > 1)} updates per step. Counted in steps, such a run's"
         " batch is the whole collection, and that it also made more updates is not in the law; counted in updates, its"
         " batch is the minibatch, and that later updates of a collection learn from older rollouts is not in the law."
-        " Only runs with one update per step differ in nothing but their batch size (last fit; relative residuals):",
+        " Only runs with one update per step differ in nothing but their batch size (the third fit). Residuals are"
+        " relative; a spread is that of ln S about its fit:",
         "",
         *aligned(table),
         *_reuse_lines(rows),
@@ -100,10 +148,10 @@ def _counting_text(rows: list[Row], fits: list[TargetFit], *, unit: str, confide
     return "\n".join(lines)
 
 
-def _scale_text(law) -> str:
+def _scale_text(law: LawFit) -> str:
     """ "310 [210, 480]", or that it is unresolved and the side that is known."""
     interval = interval_text(law.b_noise)
-    return f"{number_text(law.b_noise.value)} {interval}" if law.resolved else f"unresolved, {interval}"
+    return f"{number_text(law.b_noise.value)} {interval}" if law.resolved else f"unresolved {interval}"
 
 
 def _reuse_lines(rows: list[Row]) -> list[str]:

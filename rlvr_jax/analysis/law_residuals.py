@@ -9,6 +9,7 @@ from rlvr_jax.analysis.law_words import UNIT_NAMES, number_text, target_name
 
 _MOST_RUNS = 20  # with a line each; of more, those of one size share a line
 _MOST_LINES, _MOST_COLUMNS = 40, 8
+_LARGE_LOG = math.log(5.0)  # from here on a residual is a factor, no percentage
 _LEGENDS = {
     "relative": "Residuals, printed / fitted - 1",
     "absolute": "Residuals, printed - fitted, in {unit}",
@@ -90,5 +91,5 @@ def _is_within(point: FitPoint) -> bool:
 
 def _residual_text(residual: float, kind: str) -> str:
     if kind == "relative":
-        return f"{math.expm1(residual):+.0%}"
-    return f"{'+' if residual >= 0 else '-'}{number_text(round(abs(residual)))}"
+        return f"{math.expm1(residual):+.0%}" if residual < _LARGE_LOG else f"x{number_text(math.exp(residual))}"
+    return number_text(round(residual)) if round(residual) <= 0 else f"+{number_text(round(residual))}"

@@ -1,21 +1,17 @@
 """A table of steps to targets, from any trainer, as observations of the law."""
 
-import csv
-import difflib
-import io
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlvr_jax.analysis.observations import Observation
+from rlvr_jax.analysis.table_fields import Fields, column_index, table_fields
 
 NEEDED = ("run", "n_prompts", "n_rollouts", "target", "steps")
 OPTIONAL = ("minibatch_prompts", "eval_every", "max_steps", "seed", "group")
 UNITS = ("step", "update")
 _NOT_REACHED = ("", "-", "–", "—", "nan", "na", "n/a", "none", "null")  # of `steps`, in lower case
-_LEAST_LIKENESS = 0.75  # of a column's name to one of ours: below it, it is another column
 
 
 @dataclass(frozen=True)
@@ -58,8 +54,8 @@ def read_table(path: str | Path, *, eval_every: float | None = None) -> list[Row
         ValueError: naming file, line, value and fix.
         OSError: the file cannot be read.
     """
-    header, lines, has_decimal_comma = _fields(path)
-    index = _column_index(path, header)
+    header, lines, has_decimal_comma = table_fields(path, needed=NEEDED)
+    index = column_index(path, header, needed=NEEDED, optional=OPTIONAL)
     if eval_every is not None and "eval_every" in index:
         raise ValueError(f"{path} has a column eval_every: leave --eval_every={eval_every:g} out, or the column")
     if eval_every is not None and not (math.isfinite(eval_every) and eval_every > 0):
@@ -71,9 +67,7 @@ def read_table(path: str | Path, *, eval_every: float | None = None) -> list[Row
                 f"{path} line {line} has {len(fields)} fields where the header has {len(header)}; a blank is kept as"
                 " an empty field between separators"
             )
-        row = _Fields(
-            f"{path} line {line}", {name: fields[at].strip() for name, at in index.items()}, has_decimal_comma
-        )
+        row = Fields(f"{path} line {line}", {name: fields[at].strip() for name, at in index.items()}, has_decimal_comma)
         rows.append(_row(row, line, eval_every))
     if not rows:
         raise ValueError(f"{path} has a header and no rows; a row is one run and one target")
@@ -83,7 +77,7 @@ def read_table(path: str | Path, *, eval_every: float | None = None) -> list[Row
 
 def unused_columns(path: str | Path) -> list[str]:
     """Names in the header that are not ours."""
-    return [name for name in _fields(path)[0] if name and name not in NEEDED + OPTIONAL]
+    return [name for name in table_fields(path, needed=NEEDED)[0] if name and name not in NEEDED + OPTIONAL]
 
 
 def table_observations(rows: list[Row], unit: str) -> list[Observation]:
@@ -102,7 +96,6 @@ def table_observations(rows: list[Row], unit: str) -> list[Observation]:
     if unit not in UNITS:
         raise ValueError(f"unit={unit!r} is none of {', '.join(UNITS)}")
     furthest = _furthest(rows)
-    names = _run_names(rows)
     found = []
     for row in rows:
         count = row.updates_per_step if unit == "update" else 1
@@ -118,7 +111,7 @@ def table_observations(rows: list[Row], unit: str) -> list[Observation]:
             after = row.steps - (row.eval_every or 0.0)
         found.append(
             Observation(
-                run=names[row.identity],
+                run=row.run,
                 n_prompts=row.minibatch_prompts if unit == "update" else row.n_prompts,
                 n_rollouts=row.n_rollouts,
                 target=row.target,
@@ -170,89 +163,7 @@ def one_update_rows(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.updates_per_step == 1]
 
 
-def _fields(path: str | Path) -> tuple[list[str], Iterator[tuple[int, list[str]]], bool]:
-    """The header, (line number, fields) of what is not blank, and whether 0,5 is a number here."""
-    data = Path(path).read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path} is not UTF-8 (byte {data[error.start]:#04x} on line {line}); save it as CSV UTF-8"
-        ) from None
-    first = next((line for line in text.splitlines() if line.strip()), None)
-    if first is None:
-        raise ValueError(f"{path} is empty; it needs the columns {', '.join(NEEDED)}")
-    separator = max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
-
-    def lines() -> Iterator[tuple[int, list[str]]]:
-        try:
-            for fields in reader:
-                if any(field.strip() for field in fields):
-                    yield reader.line_num, fields
-        except csv.Error as error:
-            raise ValueError(f"{path} line {reader.line_num}: {error}; is it CSV?") from None
-
-    found = lines()
-    header = [name.strip() for name in next(found)[1]]
-    return header, found, separator == ";"
-
-
-def _column_index(path: str | Path, header: list[str]) -> dict[str, int]:
-    """Where each column of ours lies."""
-    ours = NEEDED + OPTIONAL
-    missing = [name for name in NEEDED if name not in header]
-    if missing:
-        raise ValueError(
-            f"{path} lacks the column {' and '.join(missing)}: its header is {', '.join(header)}; it needs"
-            f" {', '.join(NEEDED)}, and may have {', '.join(OPTIONAL)}"
-        )
-    twice = [name for name in ours if header.count(name) > 1]
-    if twice:
-        raise ValueError(f"{path} has the column {twice[0]} twice; keep one")
-    for name in header:
-        near = difflib.get_close_matches(name.lower(), ours, n=1, cutoff=_LEAST_LIKENESS)
-        if name not in ours and near and near[0] not in header:
-            raise ValueError(f"{path} has an unknown column {name!r}; name it {near[0]}, or otherwise if it is another")
-    return {name: header.index(name) for name in ours if name in header}
-
-
-@dataclass(frozen=True)
-class _Fields:
-    """One line's text by column, and where it stands."""
-
-    place: str
-    text: dict[str, str]
-    has_decimal_comma: bool
-
-    def fault(self, name: str, wanted: str) -> ValueError:
-        return ValueError(f"{self.place}: {name}={self.text[name]!r} is not {wanted}")
-
-    def number(self, name: str, wanted: str, *, is_positive: bool = True) -> float | None:
-        """None for a blank; `wanted` says what it should be."""
-        text = self.text.get(name, "")
-        if not text:
-            return None
-        if self.has_decimal_comma and "." not in text:
-            text = text.replace(",", ".")
-        try:
-            value = float(text)
-        except ValueError:
-            raise self.fault(name, wanted) from None
-        if not math.isfinite(value) or (is_positive and value <= 0):
-            raise self.fault(name, wanted)
-        return value
-
-    def count(self, name: str) -> int | None:
-        wanted = "a whole number above 0"
-        value = self.number(name, wanted)
-        if value is not None and value != int(value):
-            raise self.fault(name, wanted)
-        return None if value is None else int(value)
-
-
-def _row(fields: _Fields, line: int, eval_every: float | None) -> Row:
+def _row(fields: Fields, line: int, eval_every: float | None) -> Row:
     counts = {name: fields.count(name) for name in ("n_prompts", "n_rollouts")}
     target = fields.number("target", "a number", is_positive=False)
     for name, value in counts.items() | {("target", target)}:
@@ -323,16 +234,6 @@ def _furthest(rows: list[Row]) -> dict[tuple, float]:
     for row in rows:
         furthest[row.identity] = max(furthest[row.identity], row.steps or 0.0, row.max_steps or 0.0)
     return furthest
-
-
-def _run_names(rows: list[Row]) -> dict[tuple, str]:
-    """A name per run: with its seed where several share a name, since the law counts runs."""
-    by_name: dict[tuple[str, str], set[int | None]] = defaultdict(set)
-    for row in rows:
-        by_name[row.group, row.run].add(row.seed)
-    return {
-        row.identity: row.run if len(by_name[row.group, row.run]) == 1 else f"{row.run}_s{row.seed}" for row in rows
-    }
 
 
 def _order_notes(rows: list[Row]) -> list[str]:

@@ -31,6 +31,7 @@ def law_text(fits: list[TargetFit], *, unit: str) -> str:
     paragraphs = [
         *(f"{kind.capitalize()} residuals: {_PROCEDURES[kind]}." for kind in kinds),
         "\n".join(_table(_ordered(fits), unit)),
+        "\n".join(_joint_lines(fits, unit)),
         "\n".join(_unresolved(fits)),
     ]
     if len(kinds) > 1:
@@ -94,6 +95,8 @@ def law_sentence(fit: TargetFit, *, unit: str) -> str:
     if law.b_noise is None:
         return f"{name}: the shape {law.shape} has no one critical batch size"
     runs = f"{law.n_reached} of {law.n_runs} runs reached it"
+    if fit.target is None:
+        runs = f"{law.n_reached} of {len(law.points)} targets reached in {law.n_runs} runs"
     if not law.resolved:
         return f"{name}: the critical batch size is unresolved ({runs}): {law.reason}"
     return (
@@ -130,7 +133,7 @@ def _table(fits: list[TargetFit], unit: str) -> list[str]:
             [
                 name,
                 law.residuals,
-                f"{law.n_reached} of {law.n_runs}",
+                f"{law.n_reached} of {len(law.points)}",
                 "-" if b_noise is None else number_text(b_noise.value) if law.resolved else "unresolved",
                 interval_text(b_noise),
                 "-" if s_min is None else number_text(s_min.value),
@@ -138,20 +141,18 @@ def _table(fits: list[TargetFit], unit: str) -> list[str]:
                 _spread_text(law),
             ]
         )
-        for target, estimate in (fit.s_min_by_target or {}).items():
-            rows.append(
-                [
-                    f"  S_min at {target:g}",
-                    law.residuals,
-                    "",
-                    "",
-                    "",
-                    number_text(estimate.value),
-                    interval_text(estimate),
-                    "",
-                ]
-            )
     return aligned(rows)
+
+
+def _joint_lines(fits: list[TargetFit], unit: str) -> list[str]:
+    """The S_min that each target has in a joint fit."""
+    return [
+        f"- S_min in the joint fit of {target_name(fit.target, fit.group)} ({fit.fit.residuals}), in"
+        f" {UNIT_NAMES[unit]}: "
+        + ", ".join(f"{number_text(s.value)} {interval_text(s)} at {t:g}" for t, s in fit.s_min_by_target.items())
+        for fit in fits
+        if fit.s_min_by_target
+    ]
 
 
 def _spread_text(law: LawFit) -> str:
@@ -215,7 +216,9 @@ def _order_choices(fits: list[TargetFit]) -> list[str]:
             if only:
                 claims = ", ".join(f"{high:g} above {low:g}" for high, low in only[:6])
                 more = f" and {len(only) - 6} more" if len(only) > 6 else ""
-                lines.append(f"- B_noise of{place} targets, intervals apart under {kind} residuals only: {claims}{more}.")
+                lines.append(
+                    f"- B_noise of{place} targets, intervals apart under {kind} residuals only: {claims}{more}."
+                )
         if not above["relative"] and not above["absolute"]:
             lines.append(f"- Under neither kind do the intervals of B_noise of any two{place} targets lie apart.")
     return lines

@@ -98,6 +98,9 @@ def _figure(points: list[PointSummary], path: Path, windows: list[list[Window]],
         for point, found in shown:
             _draw(axes, found, label=point.name, style=styles[point.name])
         axes.set(xlabel="optimiser updates", ylabel=axis, title=title, yscale="log")
+        values = [w.value for _, found in shown for w in found if w.value is not None and w.value > 0]
+        if values:  # intervals of few measurements are many times wider than what there is to see
+            axes.set_ylim(min(values) / 4, max(values) * 4)
         axes.grid(alpha=0.25)
         save(figure, path, n_labels=len(shown))
     return [point.name for point, found in zip(points, windows, strict=True) if not found]
@@ -115,5 +118,10 @@ def _draw(axes: Any, windows: list[Window], *, label: str, style: dict[str, Any]
             axes.plot([window.update] * 2, [low, window.high], color=style["color"], linewidth=0.8, alpha=0.4)
         if not there:
             axes.plot(
-                window.update, 0.02, marker="x", markersize=5, color=style["color"], transform=axes.get_xaxis_transform()
+                window.update,
+                0.02,
+                marker="x",
+                markersize=5,
+                color=style["color"],
+                transform=axes.get_xaxis_transform(),
             )

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlvr_jax.analysis.conclusions import Conclusions, LawConclusion
-from rlvr_jax.analysis.law_words import interval_text, number_text
+from rlvr_jax.analysis.conclusions import Conclusions
+from rlvr_jax.analysis.page_laws import iso_table, law_cards, law_table, predicted_table, split_table
 from rlvr_jax.analysis.page_tables import facts_table, points_table, runs_table, settings_tables
 from rlvr_jax.analysis.printable import emphasised, printable
 from rlvr_jax.analysis.samples import last_samples
@@ -49,10 +49,15 @@ def write_page(
         study=study,
         conclusions=conclusions,
         who=_who(study),
-        cards=[_card(law) for law in conclusions.laws],
+        cards=law_cards(conclusions),
+        said=_said(conclusions),
         figures=[(figure, _data_address(figure.path)) for figure in figures],
         points=points_table(study),
         runs=runs_table(study),
+        cbs=split_table(conclusions),
+        predicted=predicted_table(conclusions),
+        laws=law_table(conclusions),
+        iso=iso_table(conclusions),
         sampled=_sampled(study),
         n_sample_prompts=_SAMPLE_PROMPTS,
         settings=settings_tables(study),
@@ -80,19 +85,10 @@ def _who(study: Study) -> dict[str, Any]:
     }
 
 
-def _card(law: LawConclusion) -> dict[str, Any]:
-    """One target's critical batch, or that there is none."""
-    fit = law.fit.fit
-    scale = fit.b_noise
-    return {
-        "title": "all targets" if law.target is None else f"target {law.target:g}",
-        "group": law.group,
-        "is_resolved": fit.resolved,
-        "value": number_text(scale.value) if fit.resolved and scale is not None else "unresolved",
-        "interval": f"{interval_text(scale)} at {fit.confidence:.0%}" if scale is not None else "",
-        "runs": f"{fit.n_reached} of {fit.n_runs} runs reached it",
-        "reason": fit.reason,
-    }
+def _said(conclusions: Conclusions) -> list[str]:
+    """The headline without what the cards say: laws that are resolved."""
+    on_cards = {law.sentence for law in conclusions.laws if law.fit.fit.resolved}
+    return [sentence for sentence in conclusions.headline if sentence not in on_cards]
 
 
 def _data_address(path: Path) -> str:

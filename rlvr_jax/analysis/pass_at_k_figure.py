@@ -43,7 +43,9 @@ def pass_at_k_at_the_end(points: list[PointSummary], path: Path, *, ks: list[int
         if ends:
             by_k = list(zip(*ends, strict=True))
             means = [sum(values) / len(values) for values in by_k]
-            axes.fill_between(ks, list(map(min, by_k)), list(map(max, by_k)), color=styles[point.name]["color"], alpha=0.15)
+            axes.fill_between(
+                ks, list(map(min, by_k)), list(map(max, by_k)), color=styles[point.name]["color"], alpha=0.15
+            )
             axes.plot(ks, means, label=point.name, **styles[point.name])
     for start in sorted(set(starts)):
         axes.plot(ks, start, color="grey", linestyle="--", linewidth=1.0, zorder=1)

@@ -13,13 +13,19 @@ the start or at the end. What is computed here is the ratio of averages over the
 which is the mean of S/|G|^2 weighted by |G|^2, that is by progress, where the law weights by noiseless steps. The two
 agree where B_noise hardly changes; where it rises towards the target, as it usually does, this one is the smaller.
 
-What the derivation takes for granted, and what therefore may differ from the fitted law: plain gradient steps whose size
-is right for every batch size, which shrinks as noise grows. Under Adam a step has about the same length however noisy
-the gradient is, and the derivation does not hold as it stands (app. E there; arXiv:1907.04164 finds larger critical
-batches under Adam than under plain gradient descent). With one learning rate for all batch sizes, small batches step too
-far, and clipped gradients shorten just those steps. B_noise in Adam's metric is a second set of its own: closer to what
-Adam follows, and no more a theorem. So agreement within a factor of two or three is what to expect, and the fitted law
-counts where they differ.
+What the derivation takes for granted, and why the fitted law may differ: plain gradient steps whose size is right for
+every batch size, which shrinks as noise grows. Under Adam a step has about the same length however noisy the gradient
+is, and the derivation does not hold as it stands (app. E there). At one learning rate for all batch sizes, a step that
+is divided by the gradient's root mean square, noise included, as Adam's is, does 1 / sqrt(1 + B_noise/B) of a noiseless
+one's work wherever the loss is straight along it (the mean of g / rms(g); for signs: arXiv:2405.14578). Steps then grow
+with the root only:
+
+    S(B) = S_min sqrt(1 + B_noise/B)
+
+A hyperbola fitted to such steps has a B well below B_noise, and how far below depends on the batch sizes that were run.
+So both laws are worked out at the splits that were run, and a hyperbola is fitted to each: that B is what compares with
+the fitted one. Where curvature or clipping decides, neither holds. B_noise in Adam's metric is a second set of its own:
+closer to what Adam follows, and no more a theorem. Where they differ, the fitted law is what was seen.
 """
 
 import math
@@ -27,6 +33,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.optimize
 
 from rlvr_jax.analysis.fits import Estimate
 from rlvr_jax.analysis.noise_pool import Measurements, Moments, NoisePool, Pooled, in_adam_metric
@@ -36,6 +43,7 @@ from rlvr_jax.analysis.observations import Observation
 SPLIT_ROLLOUTS = (2, 4, 8, 16, 32, 64)  # predicted where noise is decomposed, besides those that were measured
 
 METRICS = ("gradient", "adam")
+STEPS = ("best_size", "normalised")  # of the size that suits their noise; divided by the gradient's root mean square
 
 
 @dataclass(frozen=True)
@@ -66,16 +74,15 @@ class Prediction:
     best_rollouts: Pooled  # R*, the least noise at a fixed batch
     critical_rollouts: Pooled  # R at which V_rollout(R) = V_prompt
     rollout_cbs: dict[int, Pooled]  # by n_prompts: the R at which steps are twice those of R -> infinity
+    as_fitted: dict[str, Pooled]  # by STEPS: the B_noise in rollouts of a law fitted to predicted steps at all splits
     notes: tuple[str, ...]  # what was left out and why
 
     def at(self, n_rollouts: int) -> NoiseAt | None:
         return next((found for found in self.noise if found.n_rollouts == n_rollouts), None)
 
-    def relative_steps(self, n_prompts: int, n_rollouts: int) -> float:
-        """S(P, R) / S_min = 1 + tr Cov(P, R) / |G|^2; NaN where |G|^2 or the noise at this R is not known."""
-        if not self.moments.grad_sq > 0:
-            return math.nan
-        return 1 + _trace_cov(self.moments, n_rollouts) / (n_prompts * self.moments.grad_sq)
+    def relative_steps(self, n_prompts: int, n_rollouts: int, *, steps: str = "best_size") -> float:
+        """S(P, R) / S_min, see the module's `relative_steps`; NaN where |G|^2 or the noise at this R is not known."""
+        return relative_steps(self.moments, n_prompts, n_rollouts, steps=steps)
 
 
 def predict(
@@ -88,8 +95,8 @@ def predict(
     """The predicted law, one per group and target that some run reached, and per metric that was measured.
 
     Only measurements before a run's own crossing of the target count: all runs are then pooled over the same policies,
-    by accuracy, though not over the same updates. A run that never got there stayed near some policies for as long as it
-    ran, and is left out.
+    by accuracy, though not over the same updates. A run that never got there stayed near some policies for as long as
+    it ran, and is left out.
 
     Args:
         series: of every run; those without measurements are named in the notes.
@@ -108,7 +115,8 @@ def predict(
         for metric in METRICS:
             measured, notes = _on_the_way(by_run, seen, unit=unit, metric=metric)
             if measured:
-                predictions.append(_prediction(target, group, metric, measured, notes, confidence))
+                splits = sorted((one.n_prompts, one.n_rollouts) for one in seen if one.is_reached)
+                predictions.append(_prediction(target, group, metric, measured, splits, notes, confidence))
     return predictions
 
 
@@ -154,7 +162,13 @@ def _on_the_way(
 
 
 def _prediction(
-    target: float, group: str, metric: str, measured: list[Measurements], notes: list[str], confidence: float
+    target: float,
+    group: str,
+    metric: str,
+    measured: list[Measurements],
+    splits: list[tuple[int, int]],
+    notes: list[str],
+    confidence: float,
 ) -> Prediction:
     pool = NoisePool(measured, confidence=confidence)
     at = sorted(set(pool.moments.trace_cov) | (set(SPLIT_ROLLOUTS) if _has_split(pool.moments) else set()))
@@ -169,9 +183,7 @@ def _prediction(
         unit=pool.unit,
         moments=pool.moments,
         noise=tuple(_noise_at(pool, R) for R in at),
-        by_run={
-            one.run: _times(_noise_at(alone[one.run], one.n_rollouts).prompts, one.n_rollouts) for one in measured
-        },
+        by_run={one.run: _times(_noise_at(alone[one.run], one.n_rollouts).prompts, one.n_rollouts) for one in measured},
         terms={
             name: _of_split(pool, lambda m, field=field: getattr(m, field) / m.grad_sq, symbol)
             for name, field, symbol in (
@@ -199,8 +211,41 @@ def _prediction(
             )
             for P in sorted({one.n_prompts for one in measured}, reverse=True)
         },
+        as_fitted={
+            steps: pool.estimate(
+                lambda m, steps=steps: _hyperbola(m, splits, steps), "the growth of steps over the splits that were run"
+            )
+            for steps in STEPS
+        },
         notes=tuple(notes),
     )
+
+
+def relative_steps(moments: Moments, n_prompts: int, n_rollouts: int, *, steps: str) -> float:
+    """S(P, R) / S_min for steps of one of STEPS: 1 + x or sqrt(1 + x), with x = tr Cov(P, R) / |G|^2."""
+    if not moments.grad_sq > 0:
+        return math.nan
+    noise_to_signal = _trace_cov(moments, n_rollouts) / (n_prompts * moments.grad_sq)
+    return (1 + noise_to_signal) ** (1.0 if steps == "best_size" else 0.5)
+
+
+def _hyperbola(moments: Moments, splits: list[tuple[int, int]], steps: str) -> float:
+    """B of the law S_min (1 + B / (P R)) that is nearest, in relative error, to the predicted steps at these splits.
+
+    NaN with fewer than two batch sizes, or where the noise of one is not known.
+    """
+    batches = np.array([P * R for P, R in splits], np.float64)
+    log_steps = np.log([relative_steps(moments, P, R, steps=steps) for P, R in splits])
+    if len(set(batches)) < 2 or not np.isfinite(log_steps).all():
+        return math.nan
+
+    def misfit(log_b: np.ndarray) -> np.ndarray:
+        return np.var(log_steps - np.log1p(np.exp(log_b)[..., None] / batches), axis=-1)  # the level is free
+
+    start = np.linspace(math.log(batches.min()) - 7, math.log(batches.max()) + 7, 101)
+    best = start[np.argmin(misfit(start))]
+    found = scipy.optimize.minimize_scalar(misfit, bounds=(best - 0.5, best + 0.5), method="bounded")
+    return math.exp(found.x)
 
 
 def _noise_at(pool: NoisePool, n_rollouts: int) -> NoiseAt:

@@ -105,7 +105,7 @@ def _each_once(records: list[RunRecord], group_of: dict[Path, str], notes: list[
         kept.add(best.folder)
         others = ", ".join(str(record.folder) for record in copies if record is not best)
         if others:
-            notes.append(f"{best.folder} holds the same point and seed as {others}: one run, counted once.")
+            notes.append(f"The point and seed of {best.folder} are also in {others}: one run repeated, counted once.")
     return [record for record in records if record.folder in kept]
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 
 from rlvr_jax.analysis.conclusions import Conclusions
 from rlvr_jax.analysis.figures import gns_comparison, runs_comparison
-from rlvr_jax.analysis.iso_batch_figure import iso_batch_figure, iso_batches
+from rlvr_jax.analysis.iso_batch_figure import iso_batch_figure, split_sizes
 from rlvr_jax.analysis.law_figure import law_figure
+from rlvr_jax.analysis.noise_check import check_noise
 from rlvr_jax.analysis.noise_over_training import B_NOISE_FILE, PARTS, noise_part_figure, noise_scale_figure
+from rlvr_jax.analysis.noise_series import study_noise
 from rlvr_jax.analysis.pass_at_k_figure import measured_ks, pass_at_k_at_the_end, pass_at_k_over_training
+from rlvr_jax.analysis.predict_figure import noise_check_figure, predicted_figure
 from rlvr_jax.analysis.study import Study
 
 CURVES_FILE, NOISE_FILE = "runs_comparison.png", "gns_comparison.png"
@@ -32,14 +35,32 @@ def study_figures(study: Study, conclusions: Conclusions, folder: Path) -> list[
     """
     import matplotlib  # noqa: F401  # said once, before anything is written
 
-    return [*_laws(conclusions, folder), *_splits(conclusions, folder), *_curves(study, folder), *_noise(study, folder)]
+    figures = [
+        *_laws(conclusions, folder),
+        *_splits(study, folder),
+        *_predicted(study, conclusions, folder),
+        *_curves(study, folder),
+        *_noise(study, folder),
+    ]
+    for figure in figures:
+        _store_by_palette(figure.path)
+    return figures
+
+
+def _store_by_palette(path: Path) -> None:
+    """A PNG of at most 256 colours in a third of the bytes: a page holds a dozen of them."""
+    from PIL import Image  # comes with matplotlib
+
+    with Image.open(path) as image:
+        few = image.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(path, format="PNG", optimize=True)
 
 
 def _laws(conclusions: Conclusions, folder: Path) -> Iterator[StudyFigure]:
-    fits = [law.fit for law in conclusions.laws if law.fit.fit.points]
+    fits = [fit for fit in conclusions.fits if fit.fit.points]
     for i, group in enumerate(dict.fromkeys(fit.group for fit in fits)):
         of_group = [fit for fit in fits if fit.group == group]
-        path = folder / f"law_{i}.png"
+        path = folder / f"law_{conclusions.unit}{f'_{i + 1}' if i else ''}.png"
         law_figure(of_group, path, unit=conclusions.unit)
         runs = {point.observation.run for fit in of_group for point in fit.fit.points}
         yield StudyFigure(
@@ -51,19 +72,44 @@ def _laws(conclusions: Conclusions, folder: Path) -> Iterator[StudyFigure]:
         )
 
 
-def _splits(conclusions: Conclusions, folder: Path) -> Iterator[StudyFigure]:
-    observations = [
-        point.observation for law in conclusions.laws if law.target is not None for point in law.fit.fit.points
-    ]
-    for i, ((group, batch), of_size) in enumerate(iso_batches(observations).items()):
-        path = folder / f"iso_batch_{i}.png"
-        iso_batch_figure(of_size, path, unit=conclusions.unit)
+def _splits(study: Study, folder: Path) -> Iterator[StudyFigure]:
+    for i, group in enumerate(study.groups):
+        sizes = split_sizes([o for o in study.observations if o.group == group])
+        if not sizes:
+            continue
+        path = folder / f"iso_batch{f'_{i + 1}' if i else ''}.png"
+        iso_batch_figure(sizes, path, unit=study.unit)
+        n_runs = len({o.run for of_size in sizes.values() for o in of_size})
         yield StudyFigure(
             path,
-            f"One batch size, {batch} rollouts" + (f", {group}" if group else ""),
-            f"{'Updates' if conclusions.unit == 'update' else 'Steps'} to each target by split; a dot is a run, lines "
-            "join geometric means, an open triangle is a run that ended there without reaching the target; "
-            f"{len({o.run for o in of_size})} runs.",
+            "One batch size, split in different ways" + (f", {group}" if group else ""),
+            f"{'Updates' if study.unit == 'update' else 'Steps'} to each target; a dot is a run, lines join geometric "
+            f"means, an open triangle is a run that ended there without reaching the target; {n_runs} runs.",
+            is_wide=len(sizes) > 2,
+        )
+
+
+def _predicted(study: Study, conclusions: Conclusions, folder: Path) -> Iterator[StudyFigure]:
+    path = folder / "predicted_critical_batch.png"
+    if conclusions.predicted_rows and predicted_figure(conclusions.predicted_rows, path, steps=conclusions.steps_rows):
+        yield StudyFigure(
+            path,
+            "Critical batch, predicted and fitted",
+            f"From gradient noise on the way to each target, and from the {conclusions.unit}s it took; bars: "
+            f"{conclusions.confidence:.0%} intervals; crosses at the foot: unresolved.",
+        )
+    check = check_noise(
+        study_noise(study.records), study.observations, unit=study.unit, confidence=conclusions.confidence
+    )
+    path = folder / "predicted_noise.png"
+    if check is not None and noise_check_figure(check, path):
+        runs = {run for point in check.points for run in point.runs}
+        yield StudyFigure(
+            path,
+            "Noise of other splits, predicted and measured",
+            f"From {len(check.source_runs)} run(s) of {check.source_prompts} x {check.source_rollouts}, for the splits "
+            f"of {len(runs)} other runs, over the same stretches of accuracy; "
+            f"bars: {conclusions.confidence:.0%} intervals.",
         )
 
 
@@ -92,7 +138,7 @@ def _curves(study: Study, folder: Path) -> Iterator[StudyFigure]:
         yield StudyFigure(
             path,
             "pass@k at the end",
-            f"Unbiased pass@k of the last evaluation over k, mean and range over seeds; dashed: before training; {who}.",
+            f"Unbiased pass@k of the last evaluation, mean and range over seeds; dashed: before training; {who}.",
         )
 
 
@@ -113,8 +159,8 @@ def _noise(study: Study, folder: Path) -> Iterator[StudyFigure]:
         yield StudyFigure(
             path,
             "Noise scale over training",
-            "Ratios of averages over windows of training, all seeds of a point together, with 95% intervals; crosses at "
-            f"the foot: unresolved there. {_without(lacking, 'not measured')}{who}.",
+            "Ratios of averages over windows of training, all seeds of a point together, with 95% intervals; crosses "
+            f"at the foot: unresolved there. {_without(lacking, 'not measured')}{who}.",
         )
     for field, name, title, axis in PARTS:
         path = folder / name

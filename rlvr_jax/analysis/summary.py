@@ -57,9 +57,11 @@ class PointSummary:
 
     @property
     def seeds_text(self) -> str:
-        """ "3", "2 + 1 unfinished"."""
-        n_others = len(self.runs) - len(self.finished)
-        return f"{len(self.finished)}" + (f" + {n_others} unfinished" if n_others else "")
+        """ "3", "2 + 1 unfinished", "1 unfinished"."""
+        n_finished = len(self.finished)
+        n_others = len(self.runs) - n_finished
+        counts = [f"{n_finished}"] * (n_finished > 0 or not n_others) + [f"{n_others} unfinished"] * (n_others > 0)
+        return " + ".join(counts)
 
     @property
     def noise_to_signal(self) -> Ratio:

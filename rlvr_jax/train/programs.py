@@ -13,7 +13,7 @@ from rlvr_jax.sampling.rollout import Sampler
 from rlvr_jax.train.assemble import Parts
 from rlvr_jax.train.batch import Advantages, build_advantages
 from rlvr_jax.train.completion_logprobs import build_head_plan
-from rlvr_jax.train.config import CheckpointConfig, LogConfig, TrainConfig, flat_fields
+from rlvr_jax.train.config import CheckpointConfig, LogConfig, StartConfig, TrainConfig, flat_fields
 from rlvr_jax.train.draw_rollouts import build_policy_sampler
 from rlvr_jax.train.evaluate import Evaluator, build_evaluator
 from rlvr_jax.train.loss import Batch, RolloutLogprobs, build_loss, build_loss_of_logprobs, build_rollout_logprobs
@@ -47,6 +47,7 @@ def kept_programs(config: TrainConfig, parts: Parts) -> Programs:
     """`build_programs`, once for all points of a study that only differ in their seed: what one has traced and
     compiled serves the others."""
     on_the_host = {"study": "", "point": "", "seed": 0, "log": LogConfig(), "checkpoint": CheckpointConfig()}
+    on_the_host |= {"start": StartConfig()}
     settings = flat_fields(dataclasses.replace(config, **on_the_host))
     for i, (kept_settings, kept_parts, _) in enumerate(_kept):
         if kept_settings == settings and kept_parts == parts:

@@ -17,6 +17,7 @@ from rlvr_jax.tasks.schedule import schedule_of, stage_number
 from rlvr_jax.train.assemble import Parts
 from rlvr_jax.train.batch import selection_metrics
 from rlvr_jax.train.batch_plan import is_due, is_evaluation_due, plan_warnings
+from rlvr_jax.train.branch import branch_state, recorded_trunk
 from rlvr_jax.train.checkpoint import Checkpoints
 from rlvr_jax.train.collect import Collection
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields
@@ -77,7 +78,8 @@ def run_point(
     """Trains one point to its last update, from its newest checkpoint if it has one; "skipped" or "finished".
 
     Raises:
-        ConfigError: the directory was started with other settings or another starting policy; or a device's memory
+        ConfigError: the directory was started with other settings or another starting policy, or is a branch whose
+            trunk was; or a device's memory
             does not hold the run, which goes on from its last checkpoint with settings that need less.
         FloatingPointError: a loss or gradient was not finite; the state before it is saved.
         RewardError: not one prompt of a step could be graded; the state before it is saved.
@@ -151,7 +153,13 @@ class _Run:
         wait_for_all("checkpoints opened")
         # by shapes alone: beside a state made only to be replaced there may be no room for another
         restored = self.checkpoints.restore_newest(placed_abstract_state(parts.layout, programs.optimizer))
-        state = restored[0] if restored else starting_state(config, parts, starting_params, programs.optimizer)
+        self.trunk = None  # of a branch: where it starts
+        if restored:
+            state, self.trunk = restored[0], recorded_trunk(config, earlier, folder)
+        elif config.start.checkpoint:
+            state, self.trunk = branch_state(config, parts, start_hash, programs.optimizer)
+        else:
+            state = starting_state(config, parts, starting_params, programs.optimizer)
         self.learner = Learner(config, parts, programs, state, starting_params)
         self.counters = Counters(**restored[1]) if restored else Counters(0, 0, 0, 0, 0, 0.0)
         self.is_resumed = restored is not None
@@ -185,6 +193,7 @@ class _Run:
             starting_params_hash=self.start_hash,
             task_data=self.parts.task.fingerprint,
             tokenizer=_tokenizer_record(self.parts),
+            **({"trunk": self.trunk} if self.trunk else {}),
             **more,
         )
 
@@ -227,7 +236,7 @@ class _Run:
             collection = updated.collection
             self.counters = self._counters_after(collection)
             # the device draws the next rollouts while the host fetches and writes these
-            drawn = self.learner.draw(self.counters.prompts) if overlaps and self.counters.step < n_steps else None
+            drawn = self.learner.draw(self._next_prompt) if overlaps and self.counters.step < n_steps else None
             fetched, arrays = on_host((updated.metrics, updated.arrays))
             train_s, compile_s = timer.lap_s(), timer.compile_s()
             noise = self._noise_cost(updated, train_s)
@@ -278,16 +287,21 @@ class _Run:
         is_evaluated = is_evaluation_due(self.counters.step, self.config)
         return self.longest_step_s + self.longest_evaluation_s * is_evaluated
 
+    @property
+    def _next_prompt(self) -> int:
+        """Its number, from which problem and random keys follow: a branch goes on after its trunk's."""
+        return self.counters.prompts + (self.trunk["prompts"] if self.trunk else 0)
+
     def _drawn(self, drawn: Drawn | None = None) -> Drawn | None:
         """The rollouts of the next step, dispatched before or now, once they are there; None after the last."""
         if drawn is None and self.counters.step < self.parts.plan.n_steps:
-            drawn = self.learner.draw(self.counters.prompts)
+            drawn = self.learner.draw(self._next_prompt)
         return jax.block_until_ready(drawn)
 
     def _collected(self, drawn: Drawn) -> Collection:
         """The graded collection of the step in progress; the state is saved if it cannot be graded."""
         try:
-            return self.learner.collect(drawn, self.counters.prompts)
+            return self.learner.collect(drawn, self._next_prompt)
         except RewardError:
             self._save(self.counters, accuracy=None)
             self.checkpoints.wait()

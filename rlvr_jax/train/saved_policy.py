@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from rlvr_jax.models.spec import Params
 from rlvr_jax.train.assemble import Parts
@@ -24,7 +25,15 @@ def saved_state(config: TrainConfig, parts: Parts, checkpoint: Path) -> tuple[Tr
 
     Raises CheckpointError if there is no such checkpoint, or it does not hold this config's model.
     """
-    folder, update = _located(checkpoint)
+    state, progress = saved_checkpoint(config, parts, checkpoint, option="--checkpoint")
+    return state, progress["update"]
+
+
+def saved_checkpoint(
+    config: TrainConfig, parts: Parts, checkpoint: Path, *, option: str
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state, and the host's counters that were saved with it; `option` names `checkpoint` in messages."""
+    folder, update = located_checkpoint(checkpoint, option=option)
     checkpoints = Checkpoints(folder, keep_newest=1, keep_best=0, is_read_only=True)
     known = checkpoints.all_updates()
     update = update if update is not None else max(known, default=None)
@@ -42,7 +51,7 @@ def saved_state(config: TrainConfig, parts: Parts, checkpoint: Path) -> tuple[Tr
         ) from error
     finally:
         checkpoints.close()
-    return state, progress["update"]
+    return state, progress
 
 
 def check_base_weights(checkpoint: Path, starting_params: Params) -> None:
@@ -87,15 +96,15 @@ def _check_config(config: TrainConfig, checkpoint: Path) -> None:
 
 def run_folder(checkpoint: Path) -> Path:
     """The run directory that a checkpoint belongs to; the folder it lies in, if that is not called checkpoints."""
-    folder, _ = _located(checkpoint)
+    folder, _ = located_checkpoint(checkpoint)
     return folder.parent if folder.name == "checkpoints" else folder
 
 
-def _located(checkpoint: Path) -> tuple[Path, int | None]:
-    """The folder of checkpoints, and the update if one is named."""
+def located_checkpoint(checkpoint: Path, *, option: str = "--checkpoint") -> tuple[Path, int | None]:
+    """The folder of checkpoints, and the update if one is named. Raises CheckpointError if it is neither."""
     if (checkpoint / "checkpoints").is_dir():
         return checkpoint / "checkpoints", None
     parent = checkpoint.parent if checkpoint.parent.name else checkpoint.parent.absolute()  # "40" names no folder
     if checkpoint.name.isdigit() and parent.is_dir():
         return parent, int(checkpoint.name)
-    raise CheckpointError(f"--checkpoint={checkpoint} is neither a run directory nor a folder of its checkpoints/")
+    raise CheckpointError(f"{option}={checkpoint} is neither a run directory nor a folder of its checkpoints/")

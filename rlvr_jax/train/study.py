@@ -5,15 +5,18 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
 
+from rlvr_jax.models.spec import Params
 from rlvr_jax.train.assemble import Parts, assemble
 from rlvr_jax.train.batch_plan import plan_table
+from rlvr_jax.train.branch import branch_problems
 from rlvr_jax.train.cache_folder import cache_folder
 from rlvr_jax.train.config import ConfigError, SourceError, TrainConfig, flat_fields
+from rlvr_jax.train.log import RUN_FILE
 from rlvr_jax.train.memory_plan import memory_problems, memory_table
 from rlvr_jax.train.out_of_memory import out_of_memory_explained
 from rlvr_jax.train.placement import unsplit_dimensions
@@ -49,7 +52,10 @@ def run_study(
         ConfigError, RunDirectoryError, FloatingPointError, RewardError, Stopped: see `run_point`.
     """
     check_same_everywhere({f"{c.point_name}: {name}": v for c in points for name, v in flat_fields(c).items()})
-    all_parts = _assembled(points)
+    all_parts = assembled(points)
+    new = [config for config in points if not (runs_folder / config.study / config.point_name / RUN_FILE).exists()]
+    if problems := list(dict.fromkeys(problem for config in new for problem in branch_problems(config))):
+        raise ConfigError(problems)
     named_parts = zip((config.point_name for config in points), all_parts, strict=True)
     check_same_everywhere({f"{point}: {name}": v for point, p in named_parts for name, v in _sources(p)})
     shown = set()
@@ -67,14 +73,8 @@ def run_study(
         with _held(folder):
             what = (starting_key(config, parts), parts.lora is None)
             if params_of != what:
-                words = starting_words(config, parts)
-                progress = StoppableProgress(words, stop)
-                fix = "use a smaller warmstart.batch_size" if config.warmstart.enabled else None
-                with out_of_memory_explained(parts.memory, lambda words=words: words, fix=fix):
-                    params = starting_params(config, parts, cache_folder() / "warmstart", progress=progress.update)
-                    params = held_params(params, parts)
+                params = starting_weights(config, parts, stop)
                 params_of = what
-                progress.close()
             progress = Progress(f"[{number}/{len(points)}] {config.point_name}")
             try:
                 outcome = run_point(config, parts, params, folder, stop=stop, progress=progress)
@@ -92,6 +92,18 @@ def run_study(
         if number < len(points) and stop.is_due(next_s=0.0):
             raise Stopped(f"{folder} is finished, {len(points) - number} point(s) are left", exit_code=stop.exit_code)
     return folders
+
+
+def starting_weights(config: TrainConfig, parts: Parts, stop: StopRequest) -> Params:
+    """The weights that a point starts from, as its run holds them. Raises Stopped if `stop` is due meanwhile."""
+    words = starting_words(config, parts)
+    progress = StoppableProgress(words, stop)
+    fix = "use a smaller warmstart.batch_size" if config.warmstart.enabled else None
+    with out_of_memory_explained(parts.memory, lambda: words, fix=fix):
+        params = starting_params(config, parts, cache_folder() / "warmstart", progress=progress.update)
+        params = held_params(params, parts)
+    progress.close()
+    return params
 
 
 @contextlib.contextmanager
@@ -132,8 +144,8 @@ def _sources(parts: Parts) -> list[tuple[str, str]]:
     return [("data", parts.task.fingerprint), ("tokenizer", parts.tokenizer.fingerprint)]
 
 
-def _assembled(points: list[TrainConfig]) -> list:
-    """Checks every point; one message holds the problems of all of them, each once."""
+def assembled(points: Sequence[TrainConfig]) -> list[Parts]:
+    """What each point is made of. Raises ConfigError, whose one message holds the problems of all, each once."""
     parts, problems, out_of_reach = [], [], []
     for config in points:
         if (config.task, config.model) in out_of_reach:  # a network that is down takes long to say so

@@ -37,6 +37,11 @@ def validate(config: TrainConfig) -> None:
         problems = [*_range_problems(config), *_choice_problems(config), *_batch_problems(config)]
         problems += _eval_problems(config) + algo_problems(config) + lora_problems(config.lora)
         problems += optimizer_problems(config)
+        if config.start.checkpoint and config.task.stages:
+            problems.append(
+                "start.checkpoint with task.stages: a curriculum is counted from a run's first prompt, and a branch "
+                "has none; leave out task.stages, with the settings of the stage that the trunk was in"
+            )
     if problems:
         raise ConfigError(problems)
 

@@ -21,6 +21,12 @@ def optimizer_problems(config: TrainConfig) -> list[str]:
         problems.append(
             "optimizer.lr_rule='grid' needs factors of optimizer.peak_lr; set optimizer.lr_grid, such as (0.5, 1, 2)"
         )
+    goes_on = config.start.checkpoint and config.start.keeps_optimizer
+    if goes_on and optimizer.schedule != "constant" and optimizer.decay_updates == 0:
+        problems.append(
+            f"optimizer.schedule={optimizer.schedule!r} with start.checkpoint goes on where the trunk's was; set "
+            "optimizer.decay_updates, counted from the trunk's first update, or start.keeps_optimizer=False"
+        )
     return problems
 
 

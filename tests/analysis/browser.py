@@ -34,7 +34,7 @@ class PageSeen:
     """A page after it was loaded."""
 
     said: list[str]  # on the console: errors, warnings, exceptions and what else was logged
-    asked_for: list[str]  # every address but the page's own; data: addresses by their first characters
+    asked_for: list[str]  # every address but the page's own and data:
     images: list[tuple[str, int]]  # (alt text, natural width in pixels; 0: broken)
     overflowing: list[str]  # elements that stick out of the page to the right
     page_width: int  # in CSS pixels; above the window's: the reader scrolls sideways
@@ -76,7 +76,7 @@ class Browser:
         self, path: Path, *, width: int, height: int = 800, is_dark: bool = False, picture: Path | None = None,
         whole: bool = False,
     ) -> PageSeen:  # fmt: skip
-        """Loads a file in a window of that size; `picture` is where a screenshot goes, of the whole page or the window."""
+        """Loads a file in a window of that size; `picture` is where a screenshot goes, of the window or the whole page."""
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
         session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -97,9 +97,10 @@ class Browser:
         events = [(event["method"], event["params"]) for event in self._events]
         self._ask("Target.closeTarget", targetId=target)
         urls = [params["request"]["url"] for method, params in events if method == "Network.requestWillBeSent"]
+        own = path.resolve().as_uri()
         return PageSeen(
             said=[_words(method, params) for method, params in events if method in _SPEAKING],
-            asked_for=[url[:80] for url in urls if url != path.resolve().as_uri()],
+            asked_for=[url for url in urls if url != own and not url.startswith("data:")],
             images=[tuple(image) for image in facts["images"]],
             overflowing=facts["overflowing"],
             page_width=facts["width"],

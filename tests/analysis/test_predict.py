@@ -160,3 +160,32 @@ def test_intervals_cover_the_truth():
         hits += estimate.low <= 640 <= estimate.high
     assert np.mean(values) == pytest.approx(640, rel=0.03)
     assert 0.85 <= hits / n_repeats <= 0.97
+
+
+def test_steps_of_the_best_size_follow_the_hyperbola_and_normalised_ones_its_root():
+    """S = 4 and |G|^2 = 1 exactly, at 4 rollouts per prompt: B_noise = 16 rollouts."""
+    sizes = (2, 8, 64)
+    runs = [measured_run(f"{P}", n_prompts=P, trace_cov=[4.0], grad_sq=[1.0]) for P in sizes]
+    observations = [seen(f"{P}", n_prompts=P) for P in sizes]
+    (found,) = predict(runs, observations)
+    assert found.relative_steps(8, 4) == pytest.approx(1.5)  # 1 + 4 / 8
+    assert found.relative_steps(8, 4, steps="normalised") == pytest.approx(math.sqrt(1.5))
+    assert found.as_fitted["best_size"].estimate.value == pytest.approx(16.0, rel=1e-4)
+    # by a fine grid: the hyperbola nearest to sqrt(1 + 16/B) at B = 8, 32, 256, its level free
+    batches, grid = np.array([8.0, 32.0, 256.0]), np.geomspace(1, 16, 20001)
+    misfit = [np.std(np.log(np.sqrt(1 + 16 / batches) / (1 + b / batches))) for b in grid]
+    assert found.as_fitted["normalised"].estimate.value == pytest.approx(grid[np.argmin(misfit)], rel=1e-3)
+
+
+def test_one_batch_size_has_no_growth_of_steps():
+    (found,) = predict(three_runs(), [seen("s0"), seen("s1"), seen("s2")])
+    assert not found.as_fitted["best_size"].is_resolved
+
+
+def test_a_normalised_step_does_one_over_the_root_of_a_noiseless_ones_work():
+    rng, dimension, noise = np.random.default_rng(0), 400, 3.0  # |G|^2 = 1 and S = 400 x 9 = 3600
+    for batch in (400, 3600, 36000):
+        gradients = noise / math.sqrt(batch) * rng.normal(size=(400, dimension))
+        gradients[:, 0] += 1.0
+        advance = (gradients[:, 0] / np.linalg.norm(gradients, axis=1)).mean()
+        assert advance == pytest.approx(1 / math.sqrt(1 + 3600 / batch), rel=0.05)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_jax.analysis.read_runs import column, find_runs, read_rows
+from rlvr_jax.analysis.read_runs import OLDER, column, find_runs, read_rows
 
 CONFIG = {
     "seed": 3,
@@ -33,8 +33,9 @@ def test_a_record_holds_what_the_directory_does(tmp_path):
     folder = make_run(tmp_path / "p", status="stopped", evals='{"update": 0, "eval/digits/pass@1": 0.5}\n')
     (record,) = find_runs([tmp_path])
     assert (record.folder, record.study, record.point, record.status) == (folder, "s", "p", "stopped")
-    assert (record.config, record.plan) == (CONFIG, {"n_steps": 3})
-    assert record.metrics == ROWS
+    assert record.config == OLDER | CONFIG  # what this run.json lacks is as older versions did it
+    assert (record.plan, record.run["more"]) == ({"n_steps": 3}, 1)
+    assert list(record.rows()) == ROWS
     assert record.evals == [{"update": 0, "eval/digits/pass@1": 0.5}]
     assert (record.n_prompts, record.n_rollouts, record.seed) == (8, 4, 3)
     assert record.target_name == "eval/digits/pass@1"
@@ -58,7 +59,7 @@ def test_a_run_that_has_not_written_a_row_yet_has_none(tmp_path):
     (folder / "metrics.jsonl").unlink()
     (folder / "evals.jsonl").unlink()
     (record,) = find_runs([tmp_path])
-    assert (record.metrics, record.evals) == ([], [])
+    assert (list(record.rows()), record.evals, record.notes) == ([], [], [])
 
 
 def test_a_folder_without_runs_is_refused_by_name(tmp_path):

@@ -1,0 +1,103 @@
+"""When a fitted law may be quoted, and in plain words why not."""
+
+import math
+from dataclasses import dataclass
+
+from rlvr_jax.analysis.fit_intervals import Estimate
+from rlvr_jax.analysis.observations import Observation
+
+ROOM = 2.0  # the interval ends within a factor of this of the smallest and largest size measured
+SPAN = 10.0  # its two ends lie within this factor
+LEAST_SIZES = 3  # two numbers need two; only a third can contradict the law
+REFUSED_P = 0.01  # below it the seeds say that the curve is another
+
+
+@dataclass(frozen=True)
+class Knee:
+    """The size at which S is twice its least, and the sizes that were measured."""
+
+    name: str
+    unit: str
+    estimate: Estimate
+    sizes: tuple[float, ...]
+
+
+def why_unresolved(
+    knee: Knee,
+    terms: dict[str, Estimate],
+    observations: list[Observation],
+    *,
+    n_runs: int,
+    lack_of_fit_p: float | None,
+    n_free: int,
+) -> str:
+    """ "" where the data carry the law, else one sentence: what is missing and what would give it.
+
+    Resolved means that the interval of the knee has two ends, within [smallest / 2, 2 largest] of the sizes measured
+    and within a factor of 10 of each other, from at least 3 sizes, and that the seeds do not refuse the curve (p < 0.01).
+    Two ends alone are too little: where all B lie beyond 10 B_noise, S still falls by a tenth, and an interval misses 0
+    far more often than in 5% of studies. But its lower end stays below the true B_noise in 95%, so below smallest / 10;
+    likewise its upper end above 10 largest where all B lie below B_noise / 10. Simulated in bench/fit_coverage.py.
+    """
+    found = _first_reason(knee, terms, observations, lack_of_fit_p, n_free)
+    n_censored = n_runs - sum(o.is_reached for o in observations)
+    if found and n_censored:
+        return f"{found} ({n_censored} of {n_runs} never reached the target)"
+    return found
+
+
+def _first_reason(
+    knee: Knee, terms: dict[str, Estimate], observations: list[Observation], p: float | None, n_free: int
+) -> str:
+    reached = [o for o in observations if o.is_reached]
+    sizes = sorted({s for s, o in zip(knee.sizes, observations, strict=True) if o.is_reached})
+    if len(sizes) < LEAST_SIZES:
+        return (
+            f"only {len(sizes)} {'size' if len(sizes) == 1 else 'sizes'} reached the target ({_listed(sizes)} {knee.unit}); "
+            f"the law needs at least {LEAST_SIZES}"
+        )
+    if n_free <= 0:
+        return f"{len(observations)} runs are too few for the law's own numbers; add seeds or sizes"
+    if len({(o.after, o.by) for o in reached}) == 1 and reached[0].after < reached[0].by:
+        o = reached[0]
+        return f"every run reached it in the same evaluation interval, ({o.after:g}, {o.by:g}]; evaluate more often"
+    for name, values in (
+        ("n_prompts", {o.n_prompts for o in observations}),
+        ("n_rollouts", {o.n_rollouts for o in observations}),
+    ):
+        if len(terms) > 1 and len(values) == 1:
+            return f"{name} is {values.pop()} in all runs, so the terms of a law in both cannot be told apart; vary it"
+    open_end = _open_end(knee)
+    if open_end:
+        return open_end
+    unbounded = [name for name, estimate in terms.items() if math.isinf(estimate.high)]
+    if unbounded:
+        return f"{' and '.join(unbounded)} cannot be told from the rest of the law; add splits of other products"
+    if p is not None and p < REFUSED_P:
+        return f"seeds differ too little to explain how far the law misses the points (p = {p:.2g}); S follows another curve"
+    return ""
+
+
+def _open_end(knee: Knee) -> str:
+    e, smallest, largest = knee.estimate, min(knee.sizes), max(knee.sizes)
+    is_low_open, is_high_open = e.low < smallest / ROOM, e.high > largest * ROOM
+    measured = f"{smallest:.4g} to {largest:.4g} {knee.unit}"
+    if is_low_open and is_high_open:
+        return f"the runs scatter too much to place {knee.name} within {measured}; add seeds"
+    if is_low_open:
+        return (
+            f"S hardly depends on size from {measured}: only {knee.name} < {e.high:.3g} is known; measure smaller sizes"
+        )
+    if is_high_open:
+        return f"S still falls with size at the largest of {measured}: only {knee.name} > {e.low:.3g} is known; measure larger sizes"
+    if e.high > SPAN * e.low:
+        more = (math.log(e.high / e.low) / math.log(SPAN)) ** 2
+        return (
+            f"{knee.name} lies anywhere from {e.low:.3g} to {e.high:.3g} {knee.unit}; "
+            f"about {math.ceil(10 * more) / 10:g} times as many runs would place it within a factor of {SPAN:g}"
+        )
+    return ""
+
+
+def _listed(values: list[float]) -> str:
+    return ", ".join(f"{v:g}" for v in values) or "none"

@@ -1,0 +1,171 @@
+"""The law predicted from gradients beside the law fitted to steps."""
+
+import math
+from dataclasses import dataclass
+
+from rlvr_jax.analysis.fit_targets import TargetFit
+from rlvr_jax.analysis.fits import Estimate
+from rlvr_jax.analysis.law_words import interval_text, number_text, target_name
+from rlvr_jax.analysis.noise_pool import Pooled
+from rlvr_jax.analysis.predict import Prediction
+
+_METRIC_WORDS = {"gradient": "", "adam": " (in Adam's metric)"}
+
+
+@dataclass(frozen=True)
+class PredictedRow:
+    """One target at one number of rollouts per prompt; everything in rollouts."""
+
+    target: float
+    group: str
+    metric: str  # "gradient" or "adam"
+    n_rollouts: int
+    fitted: Estimate | None
+    is_fit_resolved: bool
+    predicted: Pooled
+    ratio: Estimate | None  # predicted / fitted
+    runs_fitted: int
+    runs_predicted: int
+    sentence: str
+
+
+def compare_predicted(predictions: list[Prediction], fits: list[TargetFit]) -> list[PredictedRow]:
+    """One row per prediction, measured R and fit of its target; fits of all targets together have none.
+
+    The interval of the ratio takes both estimates for independent, and adds the halves of their intervals in quadrature
+    on the logarithm. A fit of two terms, which has no single B_noise, is compared by its critical number of prompts.
+    """
+    rows = []
+    for fit in fits:
+        for prediction in predictions:
+            if (prediction.target, prediction.group) != (fit.target, fit.group):
+                continue
+            fitted_at = {point.observation.n_rollouts for point in fit.fit.points}
+            for found in prediction.noise:
+                if found.n_rollouts in fitted_at:
+                    rows.append(_row(prediction, fit, found.n_rollouts, found.rollouts))
+    return rows
+
+
+def _row(prediction: Prediction, target_fit: TargetFit, n_rollouts: int, predicted: Pooled) -> PredictedRow:
+    fit = target_fit.fit
+    fitted = fit.b_noise
+    if fitted is None and (prompts := fit.prompt_cbs(n_rollouts)) is not None:
+        fitted = Estimate(*(n_rollouts * number for number in (prompts.value, prompts.low, prompts.high)))
+    where = f"{target_name(prediction.target, prediction.group)}, R = {n_rollouts}{_METRIC_WORDS[prediction.metric]}"
+    ratio = None
+    if not predicted.is_resolved:
+        sentence = f"{where}: cannot say, as the prediction is unresolved: {predicted.reason}."
+    elif fitted is None or not fit.resolved:
+        why = fit.reason or f"it has no critical batch at R = {n_rollouts}"
+        sentence = f"{where}: predicted {text(predicted.estimate)} rollouts; the fitted law is unresolved: {why}"
+    else:
+        ratio = ratio_of(predicted.estimate, fitted)
+        both = f"predicted {text(predicted.estimate)}, fitted {text(fitted)} rollouts"
+        sentence = f"{where}: {both}, ratio {text(ratio)}: {agreement(ratio)}."
+    return PredictedRow(
+        target=prediction.target,
+        group=prediction.group,
+        metric=prediction.metric,
+        n_rollouts=n_rollouts,
+        fitted=fitted,
+        is_fit_resolved=fitted is not None and fit.resolved,
+        predicted=predicted,
+        ratio=ratio,
+        runs_fitted=fit.n_runs,
+        runs_predicted=len(prediction.runs),
+        sentence=sentence.rstrip(".") + ".",
+    )
+
+
+@dataclass(frozen=True)
+class StepsRow:
+    """One target: the B_noise of a hyperbola through predicted steps beside that of the one through observed steps."""
+
+    target: float
+    group: str
+    metric: str
+    fitted: Estimate | None
+    is_fit_resolved: bool
+    predicted: dict[str, Pooled]  # by predict.STEPS, in rollouts
+    ratios: dict[str, Estimate]  # predicted / fitted, where both are resolved
+    runs_fitted: int
+    runs_predicted: int
+    sentence: str
+
+
+_STEPS_WORDS = {
+    "normalised": "steps divided by their gradient's size, as Adam's",
+    "best_size": "steps of the best size",
+}
+
+
+def compare_steps(predictions: list[Prediction], fits: list[TargetFit]) -> list[StepsRow]:
+    """One row per prediction and fit of its target in P R alone, all at the splits that were run."""
+    rows = []
+    for target_fit in fits:
+        fit = target_fit.fit
+        for found in predictions:
+            if (found.target, found.group) != (target_fit.target, target_fit.group) or fit.b_noise is None:
+                continue
+            parts, ratios = [], {}
+            for steps, words in _STEPS_WORDS.items():
+                pooled = found.as_fitted[steps]
+                if not pooled.is_resolved:
+                    continue
+                part = f"{text(pooled.estimate)} for {words}"
+                if fit.resolved:
+                    ratios[steps] = ratio_of(pooled.estimate, fit.b_noise)
+                    part += f" (ratio {text(ratios[steps])}: {agreement(ratios[steps])})"
+                parts.append(part)
+            where = f"{target_name(found.target, found.group)}{_METRIC_WORDS[found.metric]}"
+            beside = f"fitted {text(fit.b_noise)}" if fit.resolved else "the fitted law is unresolved"
+            if parts:
+                said = f"critical batch in rollouts by gradient noise {', '.join(parts)}; {beside}"
+            else:
+                said = f"gradient noise predicts no critical batch: {found.as_fitted['normalised'].reason}"
+            rows.append(
+                StepsRow(
+                    target=found.target,
+                    group=found.group,
+                    metric=found.metric,
+                    fitted=fit.b_noise,
+                    is_fit_resolved=fit.resolved,
+                    predicted=found.as_fitted,
+                    ratios=ratios,
+                    runs_fitted=fit.n_runs,
+                    runs_predicted=len(found.runs),
+                    sentence=f"{where}: {said}.",
+                )
+            )
+    return rows
+
+
+def ratio_of(over: Estimate, under: Estimate) -> Estimate:
+    """over / under of two independent estimates with intervals of one confidence."""
+    log_ratio = _log(over.value) - _log(under.value)
+    up = math.hypot(_log(over.high) - _log(over.value), _log(under.value) - _log(under.low))
+    down = math.hypot(_log(over.value) - _log(over.low), _log(under.high) - _log(under.value))
+    return Estimate(math.exp(log_ratio), math.exp(log_ratio - down), math.exp(log_ratio + up))
+
+
+def agreement(ratio: Estimate) -> str:
+    """What a ratio with its interval allows one to say."""
+    if ratio.low > 1:
+        return f"they differ, the prediction is at least {ratio.low:.2g} times as large"
+    if ratio.high < 1:
+        return f"they differ, the fitted one is at least {1 / ratio.high:.2g} times as large"
+    factor = max(ratio.high, 1 / ratio.low if ratio.low > 0 else math.inf)
+    if not factor < 10:
+        return "too uncertain to tell a factor of ten"
+    return f"they agree within a factor of {factor:.2g}"
+
+
+def text(estimate: Estimate) -> str:
+    """ "310 [210, 480]"."""
+    return f"{number_text(estimate.value)} {interval_text(estimate)}"
+
+
+def _log(value: float) -> float:
+    """Of an end at 0 or infinity, -inf or inf."""
+    return math.log(value) if value > 0 else -math.inf

@@ -1,0 +1,64 @@
+"""What predictions from gradient noise say, as markdown."""
+
+from rlvr_jax.analysis.law_words import interval_text, number_text, target_name
+from rlvr_jax.analysis.noise_pool import Pooled
+from rlvr_jax.analysis.predict import Prediction
+
+_METRIC_WORDS = {"gradient": "", "adam": " in Adam's metric"}
+
+
+def prediction_table(predictions: list[Prediction]) -> str:
+    """B_noise at every R, and how the noise splits, as two markdown tables; "" without predictions.
+
+    Of an R that nobody ran, S comes from prompt noise and rollout noise, and the row says so.
+    """
+    if not predictions:
+        return ""
+    lines = ["| target | R | B_noise, prompts | B_noise, rollouts | S at this R | runs |", "|---|---|---|---|---|---|"]
+    for found in predictions:
+        for at in found.noise:
+            how = "measured" if at.is_measured else "from its parts"
+            cells = [_name(found), str(at.n_rollouts), text(at.prompts), text(at.rollouts), how, str(len(found.runs))]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *_split_lines(predictions)]).rstrip()
+
+
+def _split_lines(predictions: list[Prediction]) -> list[str]:
+    """Where noise was decomposed: its parts over |G|^2, in prompts, and what they say of R."""
+    rows = []
+    for found in predictions:
+        if not any(term.is_resolved for term in found.terms.values()) and not found.best_rollouts.is_resolved:
+            continue
+        parts = [text(found.terms[name]) for name in ("alpha", "zeta1", "zeta2")]
+        best = [text(found.best_rollouts), text(found.critical_rollouts)]
+        rows.append(f"| {' | '.join([_name(found), *parts, *best, str(found.n_measurements)])} |")
+    if not rows:
+        return []
+    head = (
+        "| target | V_prompt/G² | zeta1/G² | zeta2/G² | R*, least noise at a fixed P R | R of equal parts | measured |"
+    )
+    return [head, "|---|---|---|---|---|---|---|", *rows]
+
+
+def prediction_sentences(predictions: list[Prediction]) -> list[str]:
+    """What the intervals hold, what is unresolved and why, and what was left out; alike targets in one sentence."""
+    targets_of: dict[str, list[str]] = {}
+    for found in predictions:
+        left_out = "runs" if found.unit == "run" else "single measurements, and spread between seeds is not in them"
+        said = [f"{found.confidence:.0%} intervals of predictions leave out {left_out}"]
+        if found.metric == "gradient" and not found.best_rollouts.is_resolved:
+            said.append(f"the best number of rollouts per prompt is unresolved: {found.best_rollouts.reason}")
+        for sentence in [*said, *found.notes]:
+            targets_of.setdefault(sentence, []).append(_name(found))
+    return [f"To {', '.join(dict.fromkeys(names))}: {sentence}." for sentence, names in targets_of.items()]
+
+
+def _name(found: Prediction) -> str:
+    return target_name(found.target, found.group) + _METRIC_WORDS[found.metric]
+
+
+def text(pooled: Pooled) -> str:
+    """ "310 [210, 480]" or "unresolved"."""
+    if pooled.estimate is None:
+        return "unresolved"
+    return f"{number_text(pooled.estimate.value)} {interval_text(pooled.estimate)}"

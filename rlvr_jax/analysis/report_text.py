@@ -1,0 +1,188 @@
+"""A study's report as markdown that also reads well on a terminal."""
+
+from collections.abc import Callable
+
+from rlvr_jax.analysis.conclusions import Conclusions
+from rlvr_jax.analysis.iso_batches import IsoBatch
+from rlvr_jax.analysis.law_text import law_text
+from rlvr_jax.analysis.law_words import UNIT_NAMES, interval_text, number_text, target_name
+from rlvr_jax.analysis.predicted_words import prediction_table
+from rlvr_jax.analysis.seeds import Ratio
+from rlvr_jax.analysis.study import Study
+from rlvr_jax.analysis.summary import (
+    PointSummary,
+    mean_and_spread,
+    samples_to_target,
+    steps_to_target,
+    updates_to_target,
+)  # fmt: skip
+
+
+def report_text(study: Study, conclusions: Conclusions) -> str:
+    """Conclusion first, then the numbers behind it, then what was left out."""
+    sections = [
+        f"# {study.name}",
+        _about(study),
+        _bullets("## Conclusions", conclusions.headline),
+        _bullets("These hold under:", conclusions.conditions),
+        _points(study),
+        _law(conclusions),
+        _splits(conclusions),
+        _iso_batches(conclusions),
+        _predicted(conclusions),
+        "\n".join(["## Order of points", "", *conclusions.orders]) if conclusions.orders else "",
+        _bullets("## Notes", conclusions.notes),
+    ]
+    return "\n\n".join(section for section in sections if section)
+
+
+def _about(study: Study) -> str:
+    config = study.records[0].config
+    spacings = sorted({str(record.config["eval.every_updates"]) for record in study.records})
+    return (
+        f"Held-out {config['eval.target_metric']} on task {config['task.name']}, "
+        f"{config['eval.n_problems'] or 'all'} problems, evaluated every {' or '.join(spacings)} updates. "
+        f"{len(study.records)} run(s)."
+    )
+
+
+def _points(study: Study) -> str:
+    if not study.points:
+        return "No run was evaluated after its start: there is no accuracy to report."
+    is_several = any(record.updates_per_step > 1 for record in study.records)
+    parts = [
+        "## Points",
+        "Mean ± standard deviation over seeds. Updates to target are interpolated between evaluations. "
+        "Noise-to-signal is a ratio of averages over training, its 95% interval a jackknife over seeds "
+        "(over measurements with fewer than 3 seeds, which is too narrow if they are alike).",
+        "\n".join(_point_table(study)),
+    ]
+    if study.targets:
+        parts += ["Rollouts drawn until the target:", "\n".join(_times(study, samples_to_target))]
+        if is_several:
+            parts += ["Steps (collections) until the target:", "\n".join(_times(study, steps_to_target))]
+    return "\n\n".join(parts)
+
+
+def _point_table(study: Study) -> list[str]:
+    ks = sorted({k for record in study.records for k in record.config["eval.k"]})
+    names = ["greedy", *(f"pass@{k}" for k in ks)]
+    header = ["prompts x rollouts", "seeds", "start", *(f"updates to {target:g}" for target in study.targets)]
+    rows = [[*header, *(f"final {name}" for name in names), "noise-to-signal"]]
+    for point in study.points:
+        finals = [run.final_evaluation for run in point.finished]
+        starts = [run.start_accuracy for run in point.runs if run.start_accuracy is not None]
+        rows.append(
+            [
+                point.name,
+                f"{point.seeds_text} ({', '.join(str(run.record.seed) for run in point.runs)})",
+                mean_and_spread(starts),
+                *(updates_to_target(point, i) for i in range(len(study.targets))),
+                *(mean_and_spread([final[name] for final in finals if name in final]) for name in names),
+                _ratio_text(point.noise_to_signal, any(run.trace_cov for run in point.runs)),
+            ]
+        )
+    return table_lines(rows)
+
+
+def _times(study: Study, text: Callable[[PointSummary, int], str]) -> list[str]:
+    rows = [["prompts x rollouts", *(f"{target:g}" for target in study.targets)]]
+    rows += [[point.name, *(text(point, i) for i in range(len(study.targets)))] for point in study.points]
+    return table_lines(rows)
+
+
+def _ratio_text(ratio: Ratio, is_measured: bool) -> str:
+    if not is_measured:
+        return "not measured"
+    return "unresolved" if ratio.value is None else f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def _law(conclusions: Conclusions) -> str:
+    if not conclusions.laws:
+        return ""
+    return "\n\n".join(
+        [
+            "## The law",
+            f"S(B) = S_min (1 + B_noise / B): {UNIT_NAMES[conclusions.unit]} to a target, B = prompts x rollouts. At "
+            f"B = B_noise a run takes twice S_min. Learning rate: {conclusions.learning_rate}.",
+            law_text(conclusions.fits, unit=conclusions.unit),
+        ]
+    )
+
+
+def _splits(conclusions: Conclusions) -> str:
+    if not conclusions.splits:
+        return ""
+    parts = ["## Prompts and rollouts apart"]
+    for split in conclusions.splits:
+        rows = [["law", "terms", "spread", "AICc"]]
+        for shape, law in split.comparison.fits.items():
+            terms = ", ".join(f"{name} {number_text(e.value)} {interval_text(e)}" for name, e in law.terms.items())
+            if not terms and law.b_noise is not None:
+                terms = f"B_noise {number_text(law.b_noise.value)} {interval_text(law.b_noise)}"
+            rows.append([shape, terms, f"{law.sigma:.0%}", f"{law.aicc:.1f}"])
+        sizes = [
+            *(f"critical prompts at {R} rollouts each: {_estimate_text(e)}" for R, e in split.prompt_cbs.items() if e),
+            *(f"critical rollouts of {P} prompts: {_estimate_text(e)}" for P, e in split.rollout_cbs.items() if e),
+        ]
+        name = target_name(split.target, split.group)
+        parts += [f"### Target {name}", split.sentence, "\n".join(table_lines(rows))]
+        parts += ["\n".join(f"- {size}" for size in sizes)] if sizes else []
+    return "\n\n".join(parts)
+
+
+def _estimate_text(estimate) -> str:
+    return f"{number_text(estimate.value)} {interval_text(estimate)}"
+
+
+def _iso_batches(conclusions: Conclusions) -> str:
+    """A table per batch size with a column per target, then the orders that were found."""
+    if not conclusions.iso_batches:
+        return ""
+    unit, confidence = UNIT_NAMES[conclusions.unit], f"{conclusions.confidence:.0%}"
+    parts = ["## Same batch, split in different ways", f"In {unit}, mean over runs with its {confidence} interval."]
+    by_batch: dict[tuple[str, int], list[IsoBatch]] = {}
+    for iso in conclusions.iso_batches:
+        by_batch.setdefault((iso.group, iso.batch), []).append(iso)
+    for (group, batch), isos in by_batch.items():
+        names = list(dict.fromkeys(name for iso in isos for name, _ in iso.rows))
+        cells = [dict(iso.rows) for iso in isos]
+        header = ["prompts x rollouts", *(f"{unit} to {iso.target:g}" for iso in isos)]
+        rows = [header, *([name, *(of_target.get(name, "-") for of_target in cells)] for name in names)]
+        by_sentence: dict[str, list[str]] = {}
+        for iso in isos:
+            for sentence in iso.orders:
+                by_sentence.setdefault(sentence, []).append(f"{iso.target:g}")
+        parts += [
+            f"### {batch} rollouts{f' [{group}]' if group else ''}",
+            "\n".join(table_lines(rows)),
+            "\n".join(f"- To {', '.join(targets)}: {sentence}" for sentence, targets in by_sentence.items()),
+        ]
+    return "\n\n".join(parts)
+
+
+def _predicted(conclusions: Conclusions) -> str:
+    if not conclusions.predictions:
+        return ""
+    return "\n\n".join(
+        [
+            "## Predicted from gradient noise",
+            "B_noise = mean S / mean |G|², averaged over what was measured on the way to the target, apart and then "
+            "divided. Steps of the best size then follow 1 + B_noise/B; steps divided by their gradient's size, as Adam's "
+            "are, its square root, where the loss is straight. A hyperbola through either, at the splits that were run, "
+            "has the B that compares with the fitted one.",
+            prediction_table(conclusions.predictions),
+            "\n".join(f"- {sentence}" for sentence in conclusions.predicted_sentences),
+        ]
+    )
+
+
+def table_lines(rows: list[list[str]]) -> list[str]:
+    """A markdown table with its columns aligned; the first row is the header."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
+
+
+def _bullets(title: str, sentences: list[str]) -> str:
+    return "\n".join([title, "", *(f"- {sentence}" for sentence in sentences)]) if sentences else ""

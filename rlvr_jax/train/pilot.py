@@ -1,0 +1,245 @@
+"""What a study will cost, from a few steps of each of its different points, before it is started.
+
+Each is run by the run loop itself, with the run's own programs, in a folder that is deleted afterwards. Compiling is
+timed apart: programs are kept on disk, so that the study finds them there.
+"""
+
+import copy
+import dataclasses
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlvr_jax.analysis.read_runs import Row, read_rows
+from rlvr_jax.models.spec import Params
+from rlvr_jax.train.assemble import Parts, assemble
+from rlvr_jax.train.batch_plan import BatchPlan, is_due, is_evaluation_due
+from rlvr_jax.train.checkpoint import Checkpoints
+from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields
+from rlvr_jax.train.log import EVALS_FILE, METRICS_FILE, NOISE_FOLDER, ROLLOUTS_FILE
+from rlvr_jax.train.perf import compile_seconds
+from rlvr_jax.train.progress import Progress
+from rlvr_jax.train.run import run_point
+from rlvr_jax.train.saved_policy import saved_checkpoint
+from rlvr_jax.train.stop import Stopped, StopRequest
+from rlvr_jax.train.study import assembled, starting_weights
+
+N_STEPS = 7  # the first two trace and compile, the fifth measures the noise again, the others are timed
+_MEASURED = (0, 4)
+_PLAIN = (2, 3, 5, 6)
+_OF_A_SEED = ("study", "point", "seed", "start.checkpoint")  # what points of one cost may differ in
+
+
+@dataclasses.dataclass(frozen=True)
+class PointCost:
+    """What one point takes, in seconds, tokens and bytes."""
+
+    step_s: float
+    noise_s: float  # of a measured step, beyond another; 0 where none is measured
+    evaluation_s: float
+    save_s: float  # that a checkpoint holds the run up
+    start_s: float  # of every start: tracing, reading programs from disk, opening files, the last checkpoint
+    compile_s: float  # once for all points of this kind
+    step_tokens: float  # prompt tokens once per prompt, and completion tokens
+    n_steps: int
+    n_measurements: int
+    n_evaluations: int
+    n_saves: int  # at most: the best are saved when they are found
+    n_bytes: float  # at its end
+
+    @property
+    def hours(self) -> float:
+        """From its start to its end, without compiling."""
+        return (
+            self.start_s
+            + self.n_steps * self.step_s
+            + self.n_measurements * self.noise_s
+            + self.n_evaluations * self.evaluation_s
+            + self.n_saves * self.save_s
+        ) / 3600
+
+
+def pilot_study(
+    points: Sequence[TrainConfig], *, task_hours: float, stop: StopRequest, say: Callable[[str], None]
+) -> list[PointCost]:
+    """Runs a few steps of every different point and says what the study will take; the cost of each point, in order.
+
+    Args:
+        task_hours: time limit of one Slurm task; points that need more are named.
+
+    Raises:
+        ConfigError: as `run_study`, or a point is too short for a pilot.
+        Stopped: `stop` is due; nothing is kept.
+    """
+    all_parts = assembled(points)
+    kinds = [_kind(config) for config in points]
+    costs: dict[str, PointCost] = {}
+    for config, parts, kind in zip(points, all_parts, kinds, strict=True):
+        if kind in costs:
+            continue
+        params = starting_weights(config, parts, stop)
+        say(f"pilot of {config.point_name}: {N_STEPS} steps")
+        costs[kind] = _point_cost(config, parts, params, stop)
+    of_points = [costs[kind] for kind in kinds]
+    n_devices = all_parts[0].plan.n_devices
+    say(cost_table(points, kinds, costs))
+    say(study_text(of_points, compile_s=sum(cost.compile_s for cost in costs.values()), n_devices=n_devices))
+    for config, cost in zip(points, of_points, strict=True):
+        if cost.hours > task_hours:
+            say(
+                f"point {config.point_name} needs {cost.hours:.3g} h, more than --slurm_hours={task_hours:g}: it goes "
+                f"on in {math.ceil(cost.hours / task_hours)} tasks"
+            )
+    return of_points
+
+
+def _kind(config: TrainConfig) -> str:
+    return repr([item for item in flat_fields(config).items() if item[0] not in _OF_A_SEED])
+
+
+def pilot_config(config: TrainConfig) -> TrainConfig:
+    """The same run for N_STEPS steps, evaluated and saved at its end, with nothing sent anywhere."""
+    piloted = copy.deepcopy(config)
+    piloted.n_updates = N_STEPS * config.updates_per_step
+    if config.noise.every_updates:
+        piloted.noise.every_updates = (_MEASURED[1] - _MEASURED[0]) * config.updates_per_step
+    piloted.eval.milestones, piloted.eval.every_updates = (), piloted.n_updates
+    piloted.checkpoint.every_updates = piloted.checkpoint.keep_best = 0
+    piloted.checkpoint.keep_newest = 1
+    piloted.optimizer.decay_updates = config.decay_updates  # else another schedule, which is another program
+    piloted.log.wandb = "off"
+    piloted.log.rollouts_every_updates = piloted.n_updates if config.log.rollouts_every_updates else 0
+    return piloted
+
+
+def _point_cost(config: TrainConfig, parts: Parts, params: Params, stop: StopRequest) -> PointCost:
+    piloted = pilot_config(config)
+    with tempfile.TemporaryDirectory(prefix="pilot_") as temporary:
+        folder = Path(temporary) / "point"
+        folder.mkdir()
+        progress = Progress(f"pilot of {config.point_name}")
+        started_s, compiled_s = time.monotonic(), compile_seconds()
+        try:
+            run_point(piloted, assemble(piloted), params, folder, stop=stop, progress=progress)
+        except Stopped as stopped:
+            raise Stopped("stopped during the pilot, which keeps nothing", exit_code=stopped.exit_code) from None
+        finally:
+            progress.close()
+        wall_s, compile_s = time.monotonic() - started_s, compile_seconds() - compiled_s
+        rows = {row["step"]: row for row in read_rows(folder / METRICS_FILE)}
+        evaluation_s = list(read_rows(folder / EVALS_FILE))[-1]["perf/eval_s"]  # the first one compiles
+        times = measured_times([rows[step + 1] for step in range(N_STEPS)], wall_s - compile_s, evaluation_s)
+        return PointCost(
+            **times,
+            compile_s=compile_s,
+            save_s=_save_seconds(piloted, parts, folder),
+            n_bytes=_bytes_of_point(config, parts.plan, folder),
+            **_how_often(config, parts.plan),
+        )
+
+
+def measured_times(rows: Sequence[Row], wall_s: float, evaluation_s: float) -> dict[str, float]:
+    """What the steps of a pilot took.
+
+    Args:
+        rows: one per step, N_STEPS of them.
+        wall_s: of the whole pilot without compiling, with an evaluation before and one after.
+    """
+    step_s = statistics.median(rows[i]["perf/step_s"] for i in _PLAIN)
+    is_measured = "gns/trace_cov" in rows[_MEASURED[1]]
+    noise_s = max(0.0, rows[_MEASURED[1]]["perf/step_s"] - step_s) if is_measured else 0.0
+    n_measured = len(_MEASURED) * is_measured
+    return {
+        "step_s": step_s,
+        "noise_s": noise_s,
+        "evaluation_s": evaluation_s,
+        "start_s": max(0.0, wall_s - N_STEPS * step_s - n_measured * noise_s - 2 * evaluation_s),
+        "step_tokens": rows[-1]["tokens"] / N_STEPS,
+    }
+
+
+def _how_often(config: TrainConfig, plan: BatchPlan) -> dict[str, int]:
+    def is_saved(step: int) -> bool:
+        is_maybe_best = config.checkpoint.keep_best > 0 and is_evaluation_due(step, config)
+        return is_due(step, config.checkpoint.every_updates, config) or is_maybe_best
+
+    return {
+        "n_steps": plan.n_steps,
+        "n_measurements": plan.n_noise_measurements,
+        "n_evaluations": plan.n_evaluations,
+        "n_saves": sum(map(is_saved, range(plan.n_steps - 1))),  # the last is in start_s
+    }
+
+
+def _save_seconds(config: TrainConfig, parts: Parts, folder: Path) -> float:
+    state, _ = saved_checkpoint(config, parts, folder, option="pilot")
+    checkpoints = Checkpoints(folder / "second", keep_newest=1, keep_best=0)
+    started_s = time.monotonic()
+    checkpoints.save(state, {}, update=1, accuracy=None)  # returns when the arrays are copied; the rest is behind
+    save_s = time.monotonic() - started_s
+    checkpoints.close()
+    return save_s
+
+
+def _bytes_of_point(config: TrainConfig, plan: BatchPlan, folder: Path) -> float:
+    """What the run directory of the whole point will hold, from that of the pilot."""
+
+    def size(path: Path) -> int:
+        files = [path] if path.is_file() else path.rglob("*")
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+    n_kept = config.checkpoint.keep_newest + config.checkpoint.keep_best
+    every, saves = config.log.rollouts_every_updates, config.checkpoint.every_updates
+    n_checkpoints = min(n_kept, 1 + (plan.n_updates - 1) // saves if saves else 1 + config.checkpoint.keep_best)
+    rows = sum(size(path) for path in [folder / METRICS_FILE, *folder.glob("events.*")])
+    return (
+        n_checkpoints * size(folder / "checkpoints")
+        + rows / N_STEPS * plan.n_steps
+        + size(folder / EVALS_FILE) / 2 * plan.n_evaluations
+        + size(folder / NOISE_FOLDER) / len(_MEASURED) * plan.n_noise_measurements
+        + size(folder / ROLLOUTS_FILE) * (every and math.ceil(plan.n_updates / every))
+    )
+
+
+def cost_table(points: Sequence[TrainConfig], kinds: Sequence[str], costs: dict[str, PointCost]) -> str:
+    """One line per different point."""
+    head = ("point", "runs", "s/step", "steps", "+s measured", "times", "s/evaluation", "times", "compile s", "h/run")
+    lines: list[tuple[Any, ...]] = [head]
+    for kind, cost in costs.items():
+        first = points[kinds.index(kind)]
+        often = (cost.n_steps, cost.n_measurements, cost.n_evaluations)
+        times = [f"{value:.3g}" for value in (cost.step_s, cost.noise_s, cost.evaluation_s)]
+        pairs = [cell for pair in zip(times, often, strict=True) for cell in pair]
+        lines.append((first.point_name, kinds.count(kind), *pairs, f"{cost.compile_s:.0f}", f"{cost.hours:.3g}"))
+    widths = [max(len(str(line[i])) for line in lines) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            ["", f"{line[0]:<{widths[0]}}", *(f"{cell!s:>{w}}" for cell, w in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    )
+
+
+def study_text(costs: Sequence[PointCost], *, compile_s: float, n_devices: int) -> str:
+    """What all points take together, one after the other."""
+    hours = sum(cost.hours for cost in costs) + compile_s / 3600
+    tokens = sum(cost.n_steps * cost.step_tokens for cost in costs)
+    gib = sum(cost.n_bytes for cost in costs) / 2**30
+    return (
+        f"the study, {len(costs)} runs one after the other: {hours:.3g} h on {n_devices} device(s), "
+        f"{hours * n_devices:.3g} device-hours; compiling {compile_s / 3600:.2g} h of it, if the pilot's programs are "
+        f"not found on disk; {tokens:.3g} tokens; {gib:.3g} GiB of disk\n"
+        "  from the first steps: rollouts that get longer take longer"
+    )
+
+
+def refuse_several_processes(n_processes: int) -> None:
+    """Raises ConfigError: the folder of a pilot is one process's own."""
+    if n_processes > 1:
+        raise ConfigError(
+            [f"--pilot runs in one process and this is one of {n_processes}; start one, with all the devices of a node"]
+        )
