@@ -1,16 +1,134 @@
-"""Does N = P R suffice, or must the split be known?"""
+"""Does the batch size N = P R suffice, or does the split into prompts and rollouts matter?"""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rlvr_jax.analysis.fits import LawFit
+import numpy as np
+import scipy.stats
+
+from rlvr_jax.analysis.fit_intervals import Estimate
+from rlvr_jax.analysis.fits import LawFit, fit_law
+from rlvr_jax.analysis.law_shapes import Ratio, law_columns
+from rlvr_jax.analysis.observations import Observation
+
+COMPARED = ("total", "mean", "loo", "zeta")
+TEST_SIZE = 0.05
+SAME = 1.25  # splits whose steps differ by less than this are one batch size in practice
 
 
 @dataclass(frozen=True)
 class LawComparison:
+    """The fits of all shapes to the same runs, and what they say together."""
+
     fits: dict[str, LawFit]
-    best: str | None
-    verdict: str
+    best: str | None  # of least AICc; shapes within 2 of it are as good
+    verdict: str  # a paragraph
+    suffices: bool | None = None  # None: the data cannot say
+    p: float | None = None  # of N = P R against the law that contains all others
+    split_ratio: Estimate | None = None  # S at the most rollouts over S at the fewest, at one N
+    n_left_out: int = 0  # runs with one rollout per prompt
 
 
-def compare_laws(observations, *, confidence=0.9) -> LawComparison:
-    raise NotImplementedError("under way")
+def compare_laws(observations: Iterable[Observation], *, confidence: float = 0.9) -> LawComparison:
+    """N = P R alone ("total") beside the laws in both, on the same runs of one target.
+
+    "total" is "zeta" without two of its terms, so the likelihood ratio tests it. Both terms are >= 0, and under the null
+    they lie on that edge: the ratio is then a mixture of chi^2 with 0, 1 and 2 degrees of freedom, and the heaviest
+    possible, half 1 and half 2, is taken, each as an F with the runs left over. Runs with one rollout per prompt have no
+    group baseline and are left out of every fit.
+
+        refused      p < 0.05
+        suffices     not refused, and the interval of S(most rollouts) / S(fewest) at one N lies within [1/1.25, 1.25]
+        cannot say   else: not refusing a law is no evidence for it
+
+    Raises:
+        ValueError: as fit_law.
+    """
+    observations = list(observations)
+    kept = [o for o in observations if o.n_rollouts > 1]
+    n_left_out = len(observations) - len(kept)
+    left_out = f" {n_left_out} runs with one rollout per prompt have no group baseline and were left out." * bool(
+        n_left_out
+    )
+    if observations and not kept:
+        return LawComparison(
+            {}, None, f"The data cannot say whether N = P R suffices.{left_out}", n_left_out=n_left_out
+        )
+    fits = {shape: fit_law(kept, shape=shape, confidence=confidence) for shape in COMPARED}
+    known = {shape: fit.aicc for shape, fit in fits.items() if math.isfinite(fit.aicc)}
+    best = min(known, key=known.get) if known else None
+    missing = _missing(kept, fits)
+    p = _refusal_p(fits)
+    if p is None:
+        verdict = f"The data cannot say whether N = P R suffices: {missing or _too_few(fits)}."
+        return LawComparison(fits, best, verdict + left_out, n_left_out=n_left_out)
+
+    ratio, at = (None, "") if missing else _split_ratio(kept, fits["zeta"])
+    if p < TEST_SIZE:
+        suffices, verdict = False, f"N = P R does not suffice (p = {p:.2g} against the law with all terms)."
+        verdict += f" {at}." if at else f" How much the split matters is not known: {missing}."
+    elif missing:
+        suffices, verdict = None, f"The data cannot say whether N = P R suffices: {missing}."
+    elif 1 / SAME <= ratio.low and ratio.high <= SAME:
+        suffices = True
+        verdict = f"N = P R suffices for splits between these: {at}, and a law in N alone is not refused (p = {p:.2g})."
+    else:
+        suffices = None
+        verdict = (
+            f"The data cannot say whether N = P R suffices: a law in N alone is not refused (p = {p:.2g}), but {at[0].lower()}"
+            f"{at[1:]}, too wide to call the splits equal; more seeds, or one N at more extreme splits, would tell."
+        )
+    if best is not None:
+        near = [s for s in COMPARED if s != best and known.get(s, math.inf) < known[best] + 2]
+        verdict += f' By AICc "{best}" is best' + (f", with {_listed(near)} within 2 of it." if near else ".")
+    return LawComparison(fits, best, verdict + left_out, suffices, p, ratio, n_left_out)
+
+
+def _missing(kept: list[Observation], fits: dict[str, LawFit]) -> str:
+    """What the design lacks to tell N from its parts, "" if nothing."""
+    reached = [o for o in kept if o.is_reached]
+    prompts, rollouts = {o.n_prompts for o in reached}, {o.n_rollouts for o in reached}
+    if not reached:
+        return "no run reached the target"
+    if len(rollouts) == 1:
+        return f"every run that reached the target had {rollouts.pop()} rollouts per prompt; vary both, so that equal N are split differently"
+    if len(prompts) == 1:
+        return f"every run that reached the target had {prompts.pop()} prompts; vary both, so that equal N are split differently"
+    return ""
+
+
+def _too_few(fits: dict[str, LawFit]) -> str:
+    return f"{fits['zeta'].n_reached} runs that reached the target are too few to test four numbers"
+
+
+def _refusal_p(fits: dict[str, LawFit]) -> float | None:
+    total, full = fits["total"], fits["zeta"]
+    if full.curve is None:
+        return None
+    n_free = full.curve.n_independent - np.linalg.matrix_rank(
+        full.curve.columns_nk / full.curve.columns_nk.mean(axis=0)
+    )
+    if n_free <= 0:
+        return None
+    most = max(fit.log_likelihood for fit in fits.values())  # zeta contains them all
+    rise = n_free * math.expm1(2 * max(0.0, most - total.log_likelihood) / full.curve.n_independent)
+    return 0.5 * float(scipy.stats.f.sf(rise, 1, n_free) + scipy.stats.f.sf(rise / 2, 2, n_free))
+
+
+def _split_ratio(kept: list[Observation], full: LawFit) -> tuple[Estimate, str]:
+    """S at the most rollouts over S at the fewest, both at the geometric mean N of all runs; and it in words."""
+    rollouts = [o.n_rollouts for o in kept]
+    fewest, most = min(rollouts), max(rollouts)
+    n = math.exp(sum(math.log(o.batch) for o in kept) / len(kept))
+    rows = law_columns("zeta", [n / most, n / fewest], [most, fewest])
+    ratio = full.curve.ratio(Ratio(rows[0], rows[1]))
+    words = (
+        f"At N = {n:.4g} rollouts, {most} per prompt take {ratio.value:.3g} times the steps of {fewest} per prompt "
+        f"({100 * full.confidence:g}% interval {ratio.low:.3g} to {ratio.high:.3g})"
+    )
+    return ratio, words
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(f'"{n}"' for n in names)

@@ -2,19 +2,20 @@
 
 from dataclasses import dataclass
 
-from rlvr_jax.analysis.compare_laws import LawComparison, compare_laws
+from rlvr_jax.analysis.branch_text import branch_section, branch_sentence
+from rlvr_jax.analysis.branches import TOLERANCE, branch_studies
 from rlvr_jax.analysis.controls import learning_rate_text
 from rlvr_jax.analysis.fit_targets import TargetFit, fit_targets
-from rlvr_jax.analysis.fits import Estimate
 from rlvr_jax.analysis.iso_batches import IsoBatch, iso_batches
 from rlvr_jax.analysis.law_text import law_sentence
 from rlvr_jax.analysis.law_words import UNIT_NAMES, target_name
+from rlvr_jax.analysis.noise_pool import Pooled
 from rlvr_jax.analysis.noise_series import study_noise
-from rlvr_jax.analysis.observations import Observation
 from rlvr_jax.analysis.predict import Prediction, predict
 from rlvr_jax.analysis.predicted_rows import PredictedRow, StepsRow, compare_predicted, compare_steps
-from rlvr_jax.analysis.predicted_words import prediction_sentences
+from rlvr_jax.analysis.predicted_words import prediction_sentences, text
 from rlvr_jax.analysis.seeds import Order, resolved_orders
+from rlvr_jax.analysis.split_conclusions import SplitConclusion, split_conclusions, split_headlines, why_no_split
 from rlvr_jax.analysis.study import Study
 
 __all__ = ["Conclusions", "IsoBatch", "LawConclusion", "SplitConclusion", "conclude"]
@@ -28,18 +29,6 @@ class LawConclusion:
     group: str  # "": the study has one group
     fit: TargetFit  # shape "total": B is n_prompts x n_rollouts
     sentence: str
-
-
-@dataclass(frozen=True)
-class SplitConclusion:
-    """Whether the product P R is all that counts, at one target, where P and R both vary."""
-
-    target: float
-    group: str
-    comparison: LawComparison
-    sentence: str
-    prompt_cbs: dict[int, Estimate | None]  # by n_rollouts, from the better two-dimensional law
-    rollout_cbs: dict[int, Estimate | None]  # by n_prompts, likewise
 
 
 @dataclass(frozen=True)
@@ -61,6 +50,7 @@ class Conclusions:
     steps_rows: list[StepsRow]  # predicted beside fitted, over all splits that were run
     predicted_sentences: list[str]
     notes: list[str]  # what was left out and why
+    branches: str = ""  # markdown on branches of one checkpoint: sentences and a table; "": there are none
 
     @property
     def fits(self) -> list[TargetFit]:
@@ -72,17 +62,20 @@ def conclude(study: Study, *, confidence: float = 0.9) -> Conclusions:
     """Everything the report says beyond its tables."""
     notes = list(study.notes)
     laws = _laws(study, confidence, notes)
-    splits = _splits(study, confidence, notes)
-    split_sentence = "" if splits else _why_no_split(study.observations)
+    splits = split_conclusions(study, confidence=confidence, notes=notes)
+    split_sentence = "" if splits else why_no_split(study.observations)
     predictions = predict(study_noise(study.records), study.observations, unit=study.unit, confidence=confidence)
     predicted_rows = compare_predicted(predictions, [law.fit for law in laws if law.target is not None])
     steps_rows = compare_steps(predictions, [law.fit for law in laws if law.target is not None])
+    branches = branch_studies(study.records, confidence=confidence, notes=notes)
+    limits = {"tolerance": TOLERANCE, "confidence": confidence}
     return Conclusions(
         headline=[
+            *(branch_sentence(branch, **limits) for branch in branches),
             *(law.sentence for law in laws),
-            *(split.sentence for split in splits),
+            *split_headlines(splits, unit=study.unit),
             *([split_sentence] if split_sentence else []),
-            *(row.sentence for row in steps_rows if row.metric == "gradient"),
+            *(_predicted(row) for row in steps_rows if row.metric == "gradient"),
         ],
         conditions=_conditions(study),
         unit=study.unit,
@@ -98,6 +91,20 @@ def conclude(study: Study, *, confidence: float = 0.9) -> Conclusions:
         steps_rows=steps_rows,
         predicted_sentences=[*(row.sentence for row in steps_rows), *prediction_sentences(predictions)],
         notes=notes,
+        branches=branch_section(branches, **limits),
+    )
+
+
+def _predicted(row: StepsRow) -> str:
+    """The prediction beside the fit, in short; the row's own sentence has the ratios."""
+    if not all(pooled.is_resolved for pooled in row.predicted.values()):
+        return row.sentence
+    normalised, best_size = text(row.predicted["normalised"]), text(row.predicted["best_size"])
+    fitted = text(Pooled(row.fitted)) if row.is_fit_resolved else "unresolved"
+    return (
+        f"{target_name(row.target, row.group)}: gradient noise of {row.runs_predicted} runs predicts {normalised} rollouts "
+        f"if steps are divided by their gradient's size, as Adam's, and {best_size} if they have the best size; fitted: "
+        f"{fitted}."
     )
 
 
@@ -109,7 +116,7 @@ def _laws(study: Study, confidence: float, notes: list[str]) -> list[LawConclusi
             continue
         try:
             fits = fit_targets(seen, shape="total", residuals="relative", confidence=confidence)
-        except (ValueError, NotImplementedError) as error:
+        except ValueError as error:
             notes.append(f"No law{f' of {group}' if group else ''}: {error}.")
             continue
         laws += [
@@ -117,62 +124,6 @@ def _laws(study: Study, confidence: float, notes: list[str]) -> list[LawConclusi
             for fit in fits
         ]
     return laws
-
-
-def _splits(study: Study, confidence: float, notes: list[str]) -> list[SplitConclusion]:
-    found = []
-    for group in study.groups:
-        for target in study.targets:
-            seen = [one for one in study.observations if (one.group, one.target) == (group, target)]
-            if not _both_vary(seen):
-                continue
-            name = target_name(target, group)
-            try:
-                comparison = compare_laws(seen, confidence=confidence)
-            except (ValueError, NotImplementedError) as error:
-                notes.append(f"{name}: whether the product of prompts and rollouts suffices was not looked at: {error}.")
-                continue
-            shape = min(
-                (shape for shape in comparison.fits if shape in ("loo", "mean", "zeta")),
-                key=lambda shape: comparison.fits[shape].aicc,
-                default=None,
-            )
-            law = comparison.fits.get(shape)
-            rollouts, prompts = ({getattr(one, f) for one in seen} for f in ("n_rollouts", "n_prompts"))
-            found.append(
-                SplitConclusion(
-                    target,
-                    group,
-                    comparison,
-                    f"{name}: {comparison.verdict}",
-                    {R: law.prompt_cbs(R) for R in sorted(rollouts) if R > 1} if law else {},
-                    {P: law.rollout_cbs(P) for P in sorted(prompts)} if law else {},
-                )
-            )
-    return found
-
-
-def _both_vary(observations: list[Observation]) -> bool:
-    """Whether prompts and rollouts take two values each, groups of one rollout aside: they are outside the law."""
-    within = [one for one in observations if one.n_rollouts > 1]
-    return all(len({getattr(one, field) for one in within}) > 1 for field in ("n_prompts", "n_rollouts"))
-
-
-def _why_no_split(observations: list[Observation]) -> str:
-    if not observations:
-        return ""
-    fixed = [
-        f"{what} per {per} {'are' if n > 1 else 'is'} {n} throughout"
-        for what, per, field in (("prompts", "batch", "n_prompts"), ("rollouts", "prompt", "n_rollouts"))
-        if len(found := {getattr(one, field) for one in observations if one.n_rollouts > 1}) == 1
-        for n in found
-    ]
-    return (
-        f"Whether the product of prompts and rollouts is all that counts cannot be said: {' and '.join(fixed)}. Runs that "
-        "vary both, such as those of phases p1 and p2b given together, would tell."
-        if fixed
-        else ""
-    )
 
 
 def point_orders(study: Study) -> list[str]:
@@ -207,9 +158,11 @@ def _conditions(study: Study) -> list[str]:
         sentences.append(f"When a run reached a target is {known}; the fit uses that interval, tables interpolate.")
     if study.smooth > 1:
         sentences.append(
-            f"Targets are looked for in the trailing mean of {study.smooth} evaluations, which looks ahead at nothing and "
-            f"lags behind a rising accuracy by about {(study.smooth - 1) / 2:g} evaluation(s)."
+            f"Targets are looked for in the trailing mean of {study.smooth} evaluations, which looks ahead at nothing "
+            f"and lags behind a rising accuracy by about {(study.smooth - 1) / 2:g} evaluation(s)."
         )
     seeds = sorted({record.seed for record in study.records})
-    sentences.append(f"{len(study.records)} run(s), seed(s) {', '.join(map(str, seeds))}; seeds of a point share its start.")
+    sentences.append(
+        f"{len(study.records)} run(s), seed(s) {', '.join(map(str, seeds))}; seeds of a point share its start."
+    )
     return sentences

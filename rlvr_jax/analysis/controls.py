@@ -59,9 +59,7 @@ def controls(records: list[RunRecord]) -> Controls:
 def _settings(record: RunRecord) -> dict[str, Any]:
     """What a run is controlled by."""
     config = record.config
-    kept = {
-        name: value for name, value in config.items() if name not in POINT and not name.startswith(HARMLESS)
-    }
+    kept = {name: value for name, value in config.items() if name not in POINT and not name.startswith(HARMLESS)}
     if config.get("optimizer.schedule", "constant") != "constant" and not config.get("optimizer.decay_updates"):
         kept["optimizer.decay_updates"] = config["n_updates"]  # 0 stands for it
     if config["optimizer.lr_rule"] == "grid":

@@ -13,6 +13,7 @@ from rlvr_jax.analysis.fit_likelihood import Maximum, Runs, maximum
 from rlvr_jax.analysis.law_shapes import Ratio
 
 _CLOSE = 2e-3  # of ln(value): ends of intervals are found to 0.2%
+_SAME = 1e-7  # deviance of laws that are one
 _LONGEST_SEARCH = 60  # doublings of the distance; the likelihood has crossed its threshold long before
 
 
@@ -125,31 +126,40 @@ class FittedCurve:
     def _interval(
         self, deviance: Callable[[float], float], value: float, least: float, most: float, typical: float
     ) -> Estimate:
+        known: dict[float, float] = {}
+
+        def excess(log_q: float) -> float:
+            """Below 0 inside the interval; nearly linear in ln q on either side of the optimum."""
+            if log_q not in known:
+                known[log_q] = math.sqrt(min(deviance(math.exp(log_q)), 1e6)) - math.sqrt(self.threshold)
+            return known[log_q]
+
         def crossing(inside: float, edge: float, sign: int) -> float:
-            """Where the deviance crosses the threshold between `inside` and an edge that lies outside."""
+            """Where the likelihood leaves the interval between `inside` and an edge that lies outside."""
             near, step = math.log(inside), 0.3
             limit = math.log(edge) if 0 < edge < math.inf else sign * math.inf
             for _ in range(_LONGEST_SEARCH):
                 far = near + sign * step
                 if sign * far >= sign * limit:
                     far = limit
+                if far == limit or excess(far) > 0:
                     break
-                if deviance(math.exp(far)) > self.threshold:
-                    break
-                near, step = far, 2 * step
+                slope = (excess(far) - excess(near)) / step
+                guess = -1.2 * excess(far) / slope if slope > 0 else math.inf
+                near, step = far, min(max(guess, 0.5 * step), 4 * step)
             else:
                 return edge
-
-            def excess(log_q: float) -> float:  # its root is nearly linear in ln q
-                return math.sqrt(min(deviance(math.exp(log_q)), 1e6)) - math.sqrt(self.threshold)
-
-            if excess(near) >= 0:
-                return math.exp(near)
+            if excess(near) >= 0 or excess(far) <= 0:
+                return math.exp(near if excess(near) >= 0 else far)
             return math.exp(scipy.optimize.brentq(excess, min(near, far), max(near, far), xtol=_CLOSE))
 
-        is_low_open = value <= least or deviance(least) <= self.threshold
-        is_high_open = value >= most or deviance(most) <= self.threshold
+        at_least, at_most = deviance(least), deviance(most)
+        if min(at_least, at_most) < _SAME:  # an optimiser comes ever nearer to an edge and never arrives
+            value = least if at_least <= at_most else most
+        is_low_open = value <= least or at_least <= self.threshold
+        is_high_open = value >= most or at_most <= self.threshold
         if least < value < most:
+            known[math.log(value)] = -math.sqrt(self.threshold)
             low = least if is_low_open else crossing(value, least, -1)
             high = most if is_high_open else crossing(value, most, +1)
             return Estimate(value, low, high)
@@ -157,7 +167,7 @@ class FittedCurve:
         sign = -1 if value <= least else +1
         inside = typical
         for _ in range(_LONGEST_SEARCH):
-            if deviance(inside) <= self.threshold:
+            if excess(math.log(inside)) <= 0:
                 break
             inside *= 4.0**sign
         else:

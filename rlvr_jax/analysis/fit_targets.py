@@ -51,7 +51,9 @@ def fit_targets(
 def _least_steps(joint: LawFit, targets: list[float]) -> dict[float, Estimate]:
     if joint.curve is None:
         return {t: Estimate(math.nan, 0.0, math.inf) for t in targets}
-    place = {t: k for k, t in enumerate(sorted({p.observation.target for p in joint.points if p.observation.is_reached}))}
+    place = {
+        t: k for k, t in enumerate(sorted({p.observation.target for p in joint.points if p.observation.is_reached}))
+    }
     s_min = np.eye(joint.curve.columns_nk.shape[1])[0]
     unknown = Estimate(math.nan, 0.0, math.inf)
     return {t: joint.curve.level(s_min, place[t]) if t in place else unknown for t in targets}

@@ -8,7 +8,7 @@ import numpy as np
 
 from rlvr_jax.analysis.fit_targets import TargetFit
 from rlvr_jax.analysis.fits import FitPoint, LawFit
-from rlvr_jax.analysis.law_words import UNIT_NAMES, interval_text, number_text, target_name
+from rlvr_jax.analysis.law_words import SHAPE_FORMULAS, UNIT_NAMES, interval_text, number_text, target_name
 
 _DPI = 130
 _N_CURVE = 41  # points of a curve
@@ -35,7 +35,7 @@ def law_figure(fits: list[TargetFit], path: Path, *, unit: str) -> None:
     for index, group in enumerate(groups):
         _draw_group(panels[2 * index : 2 * index + 2], [fit for fit in fits if fit.group == group], unit)
     kind = fits[0].fit.residuals
-    title = f"S(B) = S_min (1 + B_noise / B), fitted to {kind} residuals; bands and bars: "
+    title = f"S = {SHAPE_FORMULAS[fits[0].fit.shape]}, fitted to {kind} residuals; bands and bars: "
     figure.suptitle(title + f"{fits[0].fit.confidence:.0%} intervals", fontsize=11)
     figure.savefig(path, dpi=_DPI, format="png")
 
@@ -52,10 +52,10 @@ def _draw_group(panels: Any, fits: list[TargetFit], unit: str) -> None:
         return
     for index, (fit, colour) in enumerate(zip(targets, colours, strict=True)):
         shift = math.exp(_DODGE * (index - (len(targets) - 1) / 2))
-        for axes, is_examples in ((steps, False), (examples, True)):
-            _draw_curve(axes, fit.fit, batches, colour, is_examples=is_examples)
-            for point in fit.fit.points:
-                _draw_point(axes, point, colour, shift, is_examples=is_examples)
+        _draw_curves(steps, examples, fit.fit, batches, colour)
+        for point in fit.fit.points:
+            _draw_point(steps, point, colour, shift, is_examples=False)
+            _draw_point(examples, point, colour, shift, is_examples=True)
     name = UNIT_NAMES[unit]
     group = f"{fits[0].group}: " if fits[0].group else ""
     steps.set(ylabel=f"{name} to target", title=f"{group}{name} to target, S(B)")
@@ -72,19 +72,42 @@ def _draw_group(panels: Any, fits: list[TargetFit], unit: str) -> None:
     _draw_key(key, targets, colours)
 
 
-def _draw_curve(axes: Any, law: LawFit, batches: list[int], colour: Any, *, is_examples: bool) -> None:
-    """The law and its band over the measured batch sizes, dashed where it is unresolved."""
+def _draw_curves(steps: Any, examples: Any, law: LawFit, batches: list[int], colour: Any) -> None:
+    """The law over the measured batch sizes with its band; dashed and without one where it is unresolved."""
     split = _split(law, np.geomspace(batches[0], batches[-1], _N_CURVE))
-    if split is None or law.n_reached == 0:
+    if law.n_reached == 0:
         return
-    batch = split[0] * split[1]
-    factor = batch if is_examples else 1.0
-    low, high = (np.asarray(end) * factor for end in law.band(*split))
+    if split is None:
+        _draw_curves_by_rollouts(steps, examples, law, colour)
+        return
+    batch, curve = split[0] * split[1], np.asarray(law.steps(*split))
+    for axes, factor in ((steps, 1.0), (examples, batch)):
+        axes.plot(batch, curve * factor, color=colour, linewidth=1.6, linestyle="-" if law.resolved else (0, (4, 3)))
+    if not law.resolved:  # the band of what is unresolved says little and hides the rest
+        return
+    low, high = (np.asarray(end) for end in law.band(*split))
     is_bounded = np.isfinite(low) & np.isfinite(high) & (low > 0)
-    if law.resolved:  # the band of what is unresolved says little and hides the rest
-        axes.fill_between(batch, low, high, where=is_bounded, color=colour, alpha=0.15, linewidth=0)
-    curve = np.asarray(law.steps(*split)) * factor
-    axes.plot(batch, curve, color=colour, linewidth=1.6, linestyle="-" if law.resolved else (0, (4, 3)))
+    for axes, factor in ((steps, 1.0), (examples, batch)):
+        axes.fill_between(
+            batch, low * factor, high * factor, where=is_bounded, color=colour, alpha=0.15, linewidth=0
+        )  # fmt: skip
+
+
+def _draw_curves_by_rollouts(steps: Any, examples: Any, law: LawFit, colour: Any) -> None:
+    """One line per n_rollouts over the prompts measured with it, where the law is no function of their product."""
+    prompts: dict[int, set[int]] = {}
+    for point in law.points:
+        prompts.setdefault(point.observation.n_rollouts, set()).add(point.observation.n_prompts)
+    for n_rollouts, found in sorted(prompts.items()):
+        if len(found) < 2:
+            continue
+        P = np.geomspace(min(found), max(found), _N_CURVE)
+        batch, curve = P * n_rollouts, np.asarray(law.steps(P, n_rollouts))
+        for axes, factor in ((steps, 1.0), (examples, batch)):
+            axes.plot(
+                batch, curve * factor, color=colour, linewidth=1.0, linestyle="-" if law.resolved else (0, (4, 3))
+            )
+            axes.annotate(f"R={n_rollouts}", (batch[0], (curve * factor)[0]), ha="right", fontsize=7, color=colour)
 
 
 def _split(law: LawFit, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -121,6 +144,8 @@ def _draw_scales(axes: Any, fits: list[TargetFit], colours: Any, batches: list[i
         colour = "black" if fit.target is None else next(by_target)
         scale = fit.fit.b_noise
         if scale is None:
+            terms = ", ".join(f"{name} {interval_text(term)}" for name, term in fit.fit.terms.items())
+            axes.annotate(terms, (0.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)
             continue
         low, high = max(scale.low, left), min(scale.high, right)
         is_seen = low < right and high > left

@@ -4,14 +4,13 @@ import itertools
 import textwrap
 from collections import defaultdict
 
-from rlvr_jax.analysis.compare_laws import compare_laws
 from rlvr_jax.analysis.fit_targets import TargetFit, fit_targets
-from rlvr_jax.analysis.fits import RESIDUALS, LawFit
+from rlvr_jax.analysis.fits import LawFit
 from rlvr_jax.analysis.law_residuals import aligned, residual_text
+from rlvr_jax.analysis.law_split_text import split_text
 from rlvr_jax.analysis.law_table import Row, one_update_rows, table_notes, table_observations
 from rlvr_jax.analysis.law_text import law_text
-from rlvr_jax.analysis.law_words import UNIT_NAMES, interval_text, number_text, target_name
-from rlvr_jax.analysis.observations import Observation
+from rlvr_jax.analysis.law_words import SHAPE_FORMULAS, UNIT_NAMES, interval_text, number_text, target_name
 
 _COLUMNS = 118
 
@@ -32,11 +31,11 @@ def law_report(
     sections = [
         _heading(rows, name, unit, shape),
         _reading(rows, unused),
-        _standing_text(fits, by_counting) if shape == "total" else "",
+        _standing_text(fits, by_counting, unit) if shape == "total" else "",
         law_text(fits, unit=unit),
         _counting_text(rows, by_counting, unit=unit),
-        _split_text(observations, confidence=confidence),
-        *(residual_text([fit for fit in fits if fit.fit.residuals == kind], unit=unit) for kind in RESIDUALS),
+        split_text(observations, unit=unit, confidence=confidence),
+        residual_text(fits, unit=unit),
     ]
     return _wrapped("\n\n".join(section for section in sections if section))
 
@@ -57,12 +56,9 @@ def _heading(rows: list[Row], name: str, unit: str, shape: str) -> str:
     runs = len({row.identity for row in rows})
     size = "an optimiser step's minibatch" if unit == "update" else "a collection"
     span = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else ", ".join(str(size) for size in sizes) or "unknown"
-    law = f"The shape {shape}: see law_shapes; {UNIT_NAMES[unit]} to a target, B the rollouts of {size}."
+    law = f"S = {SHAPE_FORMULAS[shape]}: {UNIT_NAMES[unit]} to a target; B = P R rollouts of {size}."
     if shape == "total":
-        law = (
-            f"S(B) = S_min (1 + B_noise / B): {UNIT_NAMES[unit]} to a target, B the rollouts of {size}."
-            " At B = B_noise a run takes twice S_min."
-        )
+        law += " At B = B_noise a run takes twice S_min."
     return (
         f"# The law of {name}, in {UNIT_NAMES[unit]}\n\n"
         f"{law} {runs} run(s), {len(sizes)} batch size(s) {span}, {len(targets)} target(s)"
@@ -94,29 +90,32 @@ def _by_counting(rows: list[Row], fits: list[TargetFit], *, unit: str, confidenc
     return found | {"single": fit_targets(seen, confidence=confidence) if seen else []}
 
 
-def _standing_text(fits: list[TargetFit], by_counting: dict[str, list[TargetFit]]) -> str:
-    """Which targets are resolved whatever is chosen, and how far apart the choices are."""
+def _standing_text(fits: list[TargetFit], by_counting: dict[str, list[TargetFit]], unit: str) -> str:
+    """Which targets are resolved whatever kind of residuals is chosen, and what runs of one update per step say."""
     laws: dict[str, list[LawFit]] = defaultdict(list)
-    for fit in [*fits, *itertools.chain.from_iterable(by_counting.values())]:
+    for fit in fits:
         laws[target_name(fit.target, fit.group)].append(fit.fit)
-    choices = "both kinds of residuals"
-    if by_counting:
-        choices += ", steps and updates, and with or without runs of several updates per step"
-    standing, open_names = [], []
+    both, one, none = [], [], []
     for name, found in laws.items():
-        if all(law.resolved for law in found):
-            values = [law.b_noise.value for law in found]
-            standing.append(f"{name}: {number_text(min(values))} to {number_text(max(values))}")
-        elif any(law.resolved for law in found):
-            open_names.append(name)
-    never = [name for name, found in laws.items() if not any(law.resolved for law in found)]
-    lines = [f"- Resolved under all choices ({choices}): {'; '.join(standing) + ' rollouts' if standing else 'none'}."]
-    if open_names:
+        n_resolved = sum(law.resolved for law in found)
+        if n_resolved == len(found):
+            values = sorted(law.b_noise.value for law in found)
+            both.append(f"{name}: {number_text(values[0])} to {number_text(values[-1])}")
+        else:
+            (one if n_resolved else none).append(name)
+    lines = [
+        f"- B_noise in {UNIT_NAMES[unit]}, resolved under both kinds of residuals:"
+        f" {'; '.join(both) + ' rollouts' if both else 'at no target'}.",
+        *([f"- Resolved under one kind only: {', '.join(one)}."] if one else []),
+        *([f"- Unresolved under both: {', '.join(none)}."] if none else []),
+    ]
+    if by_counting:
+        single = [fit for fit in by_counting["single"] if fit.fit.resolved]
+        named = [f"{target_name(fit.target, fit.group)}: {_scale_text(fit.fit)}" for fit in single]
         lines.append(
-            f"- Resolved under some of them only, so what is said of it hangs on the choice: {', '.join(open_names)}."
+            "- By the runs with one update per step alone, for which steps and updates are the same (relative):"
+            f" {'; '.join(named) + ' rollouts' if named else 'no target is resolved'}."
         )
-    if never:
-        lines.append(f"- Unresolved under all of them: {', '.join(never)}.")
     return "\n".join(["What stands:", "", *lines])
 
 
@@ -177,15 +176,3 @@ def _reuse_lines(rows: list[Row]) -> list[str]:
             f" {', '.join(means)}; a law of the minibatch alone has these equal."
         )
     return ["", *lines] if lines else []
-
-
-def _split_text(observations: list[Observation], *, confidence: float) -> str:
-    """Whether N = P R suffices, where both P and R vary; "" where one does not."""
-    by_target: dict[tuple[str, float], list[Observation]] = defaultdict(list)
-    for observation in observations:
-        by_target[observation.group, observation.target].append(observation)
-    lines = []
-    for (group, target), found in by_target.items():
-        if len({seen.n_prompts for seen in found}) > 1 and len({seen.n_rollouts for seen in found}) > 1:
-            lines.append(f"- {target_name(target, group)}: {compare_laws(found, confidence=confidence).verdict}")
-    return "\n".join(["Is the product N = P R all that counts?", "", *lines]) if lines else ""

@@ -10,13 +10,13 @@ from rlvr_jax.analysis.law_words import UNIT_NAMES, number_text, target_name
 _MOST_RUNS = 20  # with a line each; of more, those of one size share a line
 _MOST_LINES, _MOST_COLUMNS = 40, 8
 _LARGE_LOG = math.log(5.0)  # from here on a residual is a factor, no percentage
-_LEGENDS = {
-    "relative": "Residuals, printed / fitted - 1",
-    "absolute": "Residuals, printed - fitted, in {unit}",
+_TITLES = {
+    "relative": "printed / fitted - 1, of the relative fit",
+    "absolute": "printed - fitted, in {unit}, of the absolute fit",
 }
 _KEY = (
-    "(in brackets: the law lies within what the evaluations leave open; -: not reached, as the law has it;"
-    " >: not reached, and at least so much beyond the law)"
+    "Residuals. In brackets: the law lies within what the evaluations leave open. -: not reached, as the law has it."
+    " >: not reached, and at least so much beyond the law."
 )
 
 
@@ -24,18 +24,17 @@ def residual_text(fits: list[TargetFit], *, unit: str) -> str:
     """A column per target and a line per run, or per size where runs are many; means over the runs of a line.
 
     Args:
-        fits: per target, of one kind of residuals; joint fits are left alone.
+        fits: per target, under one kind of residuals or both; joint fits are left alone.
         unit: "step" or "update".
     """
     fits = [fit for fit in fits if fit.target is not None and fit.fit.points]
-    if not fits:
-        return ""
-    kind = fits[0].fit.residuals
-    title = f"{_LEGENDS[kind].format(unit=UNIT_NAMES[unit])} {_KEY}:"
-    tables = [
-        "\n".join(_table(fits[first : first + _MOST_COLUMNS], kind)) for first in range(0, len(fits), _MOST_COLUMNS)
-    ]
-    return "\n\n".join([title, *tables])
+    parts = [_KEY] if fits else []
+    for kind in dict.fromkeys(fit.fit.residuals for fit in fits):
+        of_kind = [fit for fit in fits if fit.fit.residuals == kind]
+        parts.append(f"{_TITLES[kind].format(unit=UNIT_NAMES[unit])}:".capitalize())
+        for first in range(0, len(of_kind), _MOST_COLUMNS):
+            parts.append("\n".join(_table(of_kind[first : first + _MOST_COLUMNS], kind)))
+    return "\n\n".join(parts)
 
 
 def aligned(rows: list[list[str]]) -> list[str]:

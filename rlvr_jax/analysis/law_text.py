@@ -1,15 +1,16 @@
 """Fits of the law as text for a terminal or a markdown page, and as records for --json."""
 
+import itertools
 import math
 from collections import defaultdict
 from typing import Any
 
 from rlvr_jax.analysis.fit_targets import TargetFit
 from rlvr_jax.analysis.fits import Estimate, LawFit
+from rlvr_jax.analysis.law_choices import residual_choices
 from rlvr_jax.analysis.law_residuals import aligned
-from rlvr_jax.analysis.law_words import UNIT_NAMES, interval_text, number_text, target_name
+from rlvr_jax.analysis.law_words import UNIT_NAMES, interval_text, number_text, target_name, term_name
 
-_LEAST_FACTOR = 1.5  # between the B_noise of two kinds of residuals, to be said
 _PROCEDURES = {
     "relative": "maximum likelihood in relative error, evaluation spacing and runs that did not get there included",
     "absolute": "unweighted least squares on the printed numbers, runs that did not get there left out",
@@ -35,7 +36,7 @@ def law_text(fits: list[TargetFit], *, unit: str) -> str:
         "\n".join(_unresolved(fits)),
     ]
     if len(kinds) > 1:
-        paragraphs.append("\n".join(["What depends on the kind of residuals:", "", *_choices(fits)]))
+        paragraphs.append("\n".join(["What depends on the kind of residuals:", "", *residual_choices(_ordered(fits))]))
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
@@ -64,6 +65,7 @@ def law_record(fit: TargetFit, *, unit: str) -> dict[str, Any]:
         "reason": law.reason,
         "n_runs": law.n_runs,
         "n_reached": law.n_reached,
+        "n_left_out": law.n_left_out,
         "sigma": _finite(law.sigma),
         "log_likelihood": _finite(law.log_likelihood),
         "aicc": _finite(law.aicc),
@@ -112,36 +114,29 @@ def _ordered(fits: list[TargetFit]) -> list[TargetFit]:
 
 
 def _table(fits: list[TargetFit], unit: str) -> list[str]:
-    confidence = fits[0].fit.confidence
-    rows = [
-        [
-            "target",
-            "residuals",
-            "reached",
-            "B_noise, rollouts",
-            f"{confidence:.0%} interval",
-            f"S_min, {UNIT_NAMES[unit]}",
-            f"{confidence:.0%} interval",
-            "spread",
-        ]
-    ]
+    """A line per fit; the numbers of the law are B_noise, or the terms of another shape."""
+    interval, names = f"{fits[0].fit.confidence:.0%} interval", list(fits[0].fit.terms)
+    heads = itertools.chain.from_iterable((term_name(name), interval) for name in names)
+    rows = [["target", "residuals", "reached", *heads, f"S_min, {UNIT_NAMES[unit]}", interval, "spread"]]
     for fit in fits:
         law = fit.fit
-        name = target_name(fit.target, fit.group)
-        b_noise, s_min = law.b_noise, law.s_min
+        terms = [law.terms[name] for name in names]
+        values = [(number_text(term.value) if law.resolved else "unresolved", interval_text(term)) for term in terms]
         rows.append(
             [
-                name,
+                target_name(fit.target, fit.group),
                 law.residuals,
                 f"{law.n_reached} of {len(law.points)}",
-                "-" if b_noise is None else number_text(b_noise.value) if law.resolved else "unresolved",
-                interval_text(b_noise),
-                "-" if s_min is None else number_text(s_min.value),
-                interval_text(s_min),
+                *itertools.chain.from_iterable(values),
+                "-" if law.s_min is None else number_text(law.s_min.value),
+                interval_text(law.s_min),
                 _spread_text(law),
             ]
         )
-    return aligned(rows)
+    n_left_out = max(fit.fit.n_left_out for fit in fits)
+    shape = fits[0].fit.shape
+    remark = f"\n{n_left_out} run(s) with one rollout per prompt, which the shape {shape} does not hold, are left out."
+    return aligned(rows) + [remark] * bool(n_left_out)
 
 
 def _joint_lines(fits: list[TargetFit], unit: str) -> list[str]:
@@ -172,62 +167,6 @@ def _unresolved(fits: list[TargetFit]) -> list[str]:
         return []
     lines = [f"- {name} ({', '.join(kinds)}): {reason}" for (name, reason), kinds in by_reason.items()]
     return ["Unresolved, and why:", "", *lines]
-
-
-def _choices(fits: list[TargetFit]) -> list[str]:
-    """What the two kinds of residuals disagree on, one line per disagreement."""
-    pairs: dict[str, dict[str, LawFit]] = defaultdict(dict)
-    for fit in _ordered(fits):
-        pairs[target_name(fit.target, fit.group)][fit.fit.residuals] = fit.fit
-    pairs = {name: kinds for name, kinds in pairs.items() if len(kinds) == 2}
-    lines = []
-    for name, kinds in pairs.items():
-        relative, absolute = kinds["relative"], kinds["absolute"]
-        if relative.resolved != absolute.resolved:
-            lines.append(f"- {name}: resolved under {'relative' if relative.resolved else 'absolute'} residuals only.")
-        values = [_finite(law.b_noise.value) if law.b_noise else None for law in (relative, absolute)]
-        if not all(values):
-            if any(values):
-                lines.append(f"- {name}: a best fit of B_noise above 0 and below infinity exists under one kind only.")
-            continue
-        factor = max(values) / min(values)
-        if factor >= _LEAST_FACTOR:
-            best = f"{number_text(values[0])} (relative) and {number_text(values[1])} (absolute)"
-            both = "" if relative.resolved and absolute.resolved else ", not both resolved"
-            lines.append(f"- {name}: the best fits of B_noise are {best} rollouts, a factor {factor:.1f} apart{both}.")
-    lines += _order_choices(fits)
-    return lines or [
-        f"- Nothing: verdicts agree, and B_noise is less than a factor {_LEAST_FACTOR:g} apart everywhere."
-    ]
-
-
-def _order_choices(fits: list[TargetFit]) -> list[str]:
-    """Pairs of targets whose intervals of B_noise lie apart under one kind of residuals and not under the other."""
-    laws: dict[tuple[str, str], dict[float, LawFit]] = defaultdict(dict)
-    for fit in fits:
-        if fit.target is not None and fit.fit.b_noise is not None:
-            laws[fit.group, fit.fit.residuals][fit.target] = fit.fit
-    lines = []
-    for group in dict.fromkeys(group for group, _ in laws):
-        above = {kind: _above(laws[group, kind]) for kind in _PROCEDURES}
-        place = f" {group}" if group else ""
-        for kind, other in (("relative", "absolute"), ("absolute", "relative")):
-            only = sorted(above[kind] - above[other])
-            if only:
-                claims = ", ".join(f"{high:g} above {low:g}" for high, low in only[:6])
-                more = f" and {len(only) - 6} more" if len(only) > 6 else ""
-                lines.append(
-                    f"- B_noise of{place} targets, intervals apart under {kind} residuals only: {claims}{more}."
-                )
-        if not above["relative"] and not above["absolute"]:
-            lines.append(f"- Under neither kind do the intervals of B_noise of any two{place} targets lie apart.")
-    return lines
-
-
-def _above(laws: dict[float, LawFit]) -> set[tuple[float, float]]:
-    """(higher, lower) for resolved targets whose intervals do not touch."""
-    resolved = {target: law.b_noise for target, law in laws.items() if law.resolved}
-    return {(a, b) for a in resolved for b in resolved if resolved[a].low > resolved[b].high}
 
 
 def _estimate_record(estimate: Estimate) -> dict[str, Any]:

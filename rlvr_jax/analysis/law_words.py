@@ -5,6 +5,15 @@ import math
 from rlvr_jax.analysis.fits import Estimate
 
 UNIT_NAMES = {"step": "steps", "update": "updates"}
+SHAPE_FORMULAS = {
+    "total": "S_min (1 + B_noise / B)",
+    "prompts": "S_min (1 + alpha / P)",
+    "rollouts_mean": "S_min (1 + beta / R)",
+    "rollouts_loo": "S_min (1 + beta / (R-1))",
+    "mean": "S_min (1 + alpha / P + beta / (P R))",
+    "loo": "S_min (1 + alpha / P + beta / (P (R-1)))",
+    "zeta": "S_min (1 + alpha / P + (4 (R-2) z1 + 2 z2) / (P R (R-1)))",
+}
 
 
 def number_text(value: float | None) -> str:
@@ -13,7 +22,7 @@ def number_text(value: float | None) -> str:
         return "-"
     if math.isinf(value):
         return "infinite"
-    rounded = float(f"{value:.3g}")
+    rounded = float(f"{value:.3g}") if abs(value) > 1e-9 else 0.0  # what an optimiser leaves of 0
     return f"{rounded:.0f}" if 100 <= abs(rounded) < 1e9 else f"{rounded:g}"
 
 
@@ -35,3 +44,8 @@ def target_name(target: float | None, group: str = "") -> str:
     """ "0.45", or "all" for the joint fit of all targets; behind its group's name where it has one."""
     name = "all" if target is None else f"{target:g}"
     return f"{group} {name}" if group else name
+
+
+def term_name(term: str) -> str:
+    """A number of the law with its unit."""
+    return {"b_noise": "B_noise, rollouts", "alpha": "alpha, prompts"}.get(term, term)

@@ -164,13 +164,17 @@ def _average(rows: dict[str, np.ndarray], name: str, is_in: np.ndarray) -> float
 
 
 def in_adam_metric(measured: Measurements, trace_cov: np.ndarray, grad_sq: np.ndarray) -> Measurements:
-    """The same measurements with S and |G|^2 of gradients divided by sqrt(v) + eps, which are not decomposed."""
-    is_known = np.isfinite(trace_cov) & np.isfinite(grad_sq)
+    """The same measurements with S and |G|^2 of gradients divided by sqrt(v) + eps, which are not decomposed.
+
+    The metric itself changes as v does, by orders of magnitude where a parameter that hardly ever has a gradient gets
+    one: an average over measurements would be that of the largest. So each is scaled to have the plain gradient's S.
+    """
+    is_known = np.isfinite(grad_sq) & (trace_cov > 0)  # 0: Adam has seen no gradient yet
     nothing = np.full(int(is_known.sum()), math.nan)
     return replace(
         measured,
-        trace_cov=trace_cov[is_known],
-        grad_sq=grad_sq[is_known],
+        trace_cov=measured.trace_cov[is_known],
+        grad_sq=measured.trace_cov[is_known] * grad_sq[is_known] / trace_cov[is_known],
         v_prompt=nothing,
         zeta1=nothing,
         zeta2=nothing,

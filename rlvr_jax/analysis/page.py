@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_jax.analysis.conclusions import Conclusions
-from rlvr_jax.analysis.page_laws import iso_table, law_cards, law_table, predicted_table, split_table
+from rlvr_jax.analysis.page_laws import (
+    card_sentences,
+    iso_table,
+    law_cards,
+    law_table,
+    predicted_table,
+    shapes_table,
+    split_table,
+    steps_table,
+)
 from rlvr_jax.analysis.page_tables import facts_table, points_table, runs_table, settings_tables
 from rlvr_jax.analysis.printable import emphasised, printable
 from rlvr_jax.analysis.samples import last_samples
@@ -45,17 +54,20 @@ def write_page(
     )
     environment.filters["emphasised"] = emphasised
     template = environment.from_string(Path(__file__).with_name(_TEMPLATE).read_text(encoding="utf-8"))
+    on_cards = card_sentences(conclusions)
     page = template.render(
         study=study,
         conclusions=conclusions,
         who=_who(study),
         cards=law_cards(conclusions),
-        said=_said(conclusions),
+        said=[sentence for sentence in conclusions.headline if sentence not in on_cards],
         figures=[(figure, _data_address(figure.path)) for figure in figures],
         points=points_table(study),
         runs=runs_table(study),
         cbs=split_table(conclusions),
+        shapes=shapes_table(conclusions),
         predicted=predicted_table(conclusions),
+        steps=steps_table(conclusions),
         laws=law_table(conclusions),
         iso=iso_table(conclusions),
         sampled=_sampled(study),
@@ -83,12 +95,6 @@ def _who(study: Study) -> dict[str, Any]:
         "n_problems": config.get("eval.n_problems") or "all",
         "every": config.get("eval.every_updates"),
     }
-
-
-def _said(conclusions: Conclusions) -> list[str]:
-    """The headline without what the cards say: laws that are resolved."""
-    on_cards = {law.sentence for law in conclusions.laws if law.fit.fit.resolved}
-    return [sentence for sentence in conclusions.headline if sentence not in on_cards]
 
 
 def _data_address(path: Path) -> str:

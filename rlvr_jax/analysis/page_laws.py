@@ -7,7 +7,16 @@ from rlvr_jax.analysis.conclusions import Conclusions, LawConclusion
 from rlvr_jax.analysis.fits import Estimate
 from rlvr_jax.analysis.law_words import UNIT_NAMES, interval_text, number_text, target_name
 from rlvr_jax.analysis.page_tables import Table
+from rlvr_jax.analysis.predict import STEPS
+from rlvr_jax.analysis.predicted_rows import StepsRow
 from rlvr_jax.analysis.predicted_words import text as pooled_text
+
+_STEPS_COLUMNS = {
+    "normalised": "from gradients, if steps are divided by their size (Adam)",
+    "best_size": "from gradients, if steps have the best size",
+}
+
+_STEPS_WORDS = {"normalised": "if steps are divided by their size (Adam)", "best_size": "if they have the best size"}
 
 
 @dataclass(frozen=True)
@@ -17,55 +26,116 @@ class Card:
     title: str
     group: str
     is_resolved: bool
-    value: str
+    value: str  # in rollouts
     interval: str
     runs: str
+    predicted: str  # by gradient noise; "" where nothing was predicted
 
 
 def law_cards(conclusions: Conclusions) -> list[Card]:
-    return [_card(law) for law in conclusions.laws]
+    """One per law; what gradient noise predicts stands on it too."""
+    predicted = {(row.target, row.group): row for row in conclusions.steps_rows if row.metric == "gradient"}
+    return [_card(law, predicted.get((law.target, law.group))) for law in conclusions.laws]
 
 
-def _card(law: LawConclusion) -> Card:
+def card_sentences(conclusions: Conclusions) -> set[str]:
+    """The sentences whose numbers are all on the cards: of laws that are resolved, and of predictions."""
+    said = {law.sentence for law in conclusions.laws if law.fit.fit.resolved}
+    on_cards = {(law.target, law.group) for law in conclusions.laws}
+    return said | {row.sentence for row in conclusions.steps_rows if (row.target, row.group) in on_cards}
+
+
+def _card(law: LawConclusion, predicted: StepsRow | None) -> Card:
     fit = law.fit.fit
     has_value = fit.resolved and fit.b_noise is not None
     return Card(
         title="all targets together" if law.target is None else f"to {law.target:g}",
         group=law.group,
         is_resolved=has_value,
-        value=f"{number_text(fit.b_noise.value)} rollouts" if has_value else "unresolved",
-        interval=f"{interval_text(fit.b_noise)} at {fit.confidence:.0%}" if has_value else "",
+        value=number_text(fit.b_noise.value) if has_value else "unresolved",
+        interval=interval_text(fit.b_noise) if has_value else "",
         runs=_reached(law),
+        predicted="" if predicted is None else _predicted_text(predicted),
     )
+
+
+def _predicted_text(row: StepsRow) -> str:
+    parts = [f"{pooled_text(row.predicted[steps])} {words}" for steps, words in _STEPS_WORDS.items()]
+    return f"By gradient noise {', '.join(parts)}."
 
 
 def _reached(law: LawConclusion) -> str:
     fit = law.fit.fit
     if law.target is None:
-        return f"{fit.n_reached} of {len(fit.points)} targets of {fit.n_runs} runs reached"
-    return f"{fit.n_reached} of {fit.n_runs} runs reached it"
+        return f"{fit.n_reached} of {len(fit.points)} reached by {fit.n_runs} runs"
+    return f"reached by {fit.n_reached} of {fit.n_runs} runs"
 
 
 def split_table(conclusions: Conclusions) -> Table:
-    """Critical prompts at each R and critical rollouts at each P, from the better two-dimensional law."""
+    """Critical prompts at each R and critical rollouts at each P, by target, of laws that are resolved."""
+    resolved = [
+        split for split in conclusions.splits if split.law and split.comparison.fits[split.law].resolved
+    ]  # a number of any other is not to be quoted
+    rows: dict[str, dict[int, str]] = {}
+    for i, split in enumerate(resolved):
+        for R, found in split.prompt_cbs.items():
+            rows.setdefault(f"prompts, of {R} rollouts each", {})[i] = estimate_text(found, missing="-")
+        for P, found in split.rollout_cbs.items():
+            rows.setdefault(f"rollouts, of {P} prompts", {})[i] = estimate_text(found, missing="-")
+    names = [f"{target_name(split.target, split.group)} (law {split.law})" for split in resolved]
+    return Table(
+        ["critical number of", *names],
+        [[name, *(cells.get(i, "-") for i in range(len(names)))] for name, cells in rows.items()],
+    )
+
+
+def shapes_table(conclusions: Conclusions) -> Table:
+    """The laws that were compared, target by target."""
+    rows = [
+        [
+            target_name(split.target, split.group),
+            shape,
+            f"{fit.sigma:.2g}" if math.isfinite(fit.sigma) else "-",
+            f"{fit.aicc:.1f}" if math.isfinite(fit.aicc) else "-",
+            f"{fit.n_reached} of {fit.n_runs} runs",
+        ]
+        for split in conclusions.splits
+        for shape, fit in split.comparison.fits.items()
+    ]
+    return Table(["target", "law", "spread of ln S between runs", "AICc", "reached by"], rows)
+
+
+def steps_table(conclusions: Conclusions) -> Table:
+    """The law's B_noise beside that of a hyperbola through predicted steps, one row per target and metric."""
     rows = []
-    for split in conclusions.splits:
-        name = target_name(split.target, split.group)
-        rows += [[name, f"prompts, at R = {R}", estimate_text(found)] for R, found in split.prompt_cbs.items()]
-        rows += [[name, f"rollouts, at P = {P}", estimate_text(found)] for P, found in split.rollout_cbs.items()]
-    return Table(["target", "critical number of", "with its interval"], rows)
+    for row in conclusions.steps_rows:
+        cells = [target_name(row.target, row.group), _noise_of(row.metric)]
+        cells += [estimate_text(row.fitted if row.is_fit_resolved else None), f"{row.runs_fitted}"]
+        for steps in STEPS:
+            pooled = row.predicted.get(steps)
+            ratio = row.ratios.get(steps)
+            cells.append("unresolved" if pooled is None else pooled_text(pooled))
+            cells.append(estimate_text(ratio, missing="-"))
+        rows.append([*cells, f"{row.runs_predicted}"])
+    columns = ["target", "noise of", "fitted", "runs"]
+    columns += [column for steps in STEPS for column in (_STEPS_COLUMNS[steps], "times fitted")]
+    return Table([*columns, "runs"], rows)
+
+
+def _noise_of(metric: str) -> str:
+    return metric if metric == "gradient" else f"gradient in {metric.capitalize()}'s metric"
 
 
 def predicted_table(conclusions: Conclusions) -> Table:
-    """Predicted beside fitted, one row per target and R."""
+    """Predicted beside fitted, one row per target and R; no number of a law that is unresolved."""
     rows = [
         [
             target_name(row.target, row.group),
             f"{row.n_rollouts}",
-            "gradient" if row.metric == "gradient" else f"gradient in {row.metric.capitalize()}'s metric",
+            _noise_of(row.metric),
             pooled_text(row.predicted),
             f"{row.runs_predicted}",
-            estimate_text(row.fitted),
+            estimate_text(row.fitted if row.is_fit_resolved else None),
             f"{row.runs_fitted}",
             estimate_text(row.ratio),
         ]
@@ -119,8 +189,8 @@ def _least_text(law: LawConclusion) -> str:
     return "; ".join(f"{target:g}: {estimate_text(least)}" for target, least in (law.fit.s_min_by_target or {}).items())
 
 
-def estimate_text(estimate: Estimate | None) -> str:
-    """ "310 [210, 480]", or "unresolved"."""
+def estimate_text(estimate: Estimate | None, *, missing: str = "unresolved") -> str:
+    """ "310 [210, 480]"; None: `missing`."""
     if estimate is None:
-        return "unresolved"
+        return missing
     return f"{number_text(estimate.value)} {interval_text(estimate)}".rstrip()

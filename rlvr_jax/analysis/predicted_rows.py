@@ -3,10 +3,13 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from rlvr_jax.analysis.fit_targets import TargetFit
-from rlvr_jax.analysis.fits import Estimate
+from rlvr_jax.analysis.fits import Estimate, LawFit
 from rlvr_jax.analysis.law_words import interval_text, number_text, target_name
 from rlvr_jax.analysis.noise_pool import Pooled
+from rlvr_jax.analysis.observations import Observation
 from rlvr_jax.analysis.predict import Prediction
 
 _METRIC_WORDS = {"gradient": "", "adam": " (in Adam's metric)"}
@@ -89,14 +92,15 @@ class StepsRow:
     is_fit_resolved: bool
     predicted: dict[str, Pooled]  # by predict.STEPS, in rollouts
     ratios: dict[str, Estimate]  # predicted / fitted, where both are resolved
+    misses: dict[str, float]  # typical factor between observed and predicted steps, one level for all runs left free
     runs_fitted: int
     runs_predicted: int
     sentence: str
 
 
 _STEPS_WORDS = {
-    "normalised": "steps divided by their gradient's size, as Adam's",
-    "best_size": "steps of the best size",
+    "normalised": "if steps are divided by their gradient's size, as Adam's",
+    "best_size": "if steps have the best size",
 }
 
 
@@ -104,41 +108,58 @@ def compare_steps(predictions: list[Prediction], fits: list[TargetFit]) -> list[
     """One row per prediction and fit of its target in P R alone, all at the splits that were run."""
     rows = []
     for target_fit in fits:
-        fit = target_fit.fit
         for found in predictions:
-            if (found.target, found.group) != (target_fit.target, target_fit.group) or fit.b_noise is None:
-                continue
-            parts, ratios = [], {}
-            for steps, words in _STEPS_WORDS.items():
-                pooled = found.as_fitted[steps]
-                if not pooled.is_resolved:
-                    continue
-                part = f"{text(pooled.estimate)} for {words}"
-                if fit.resolved:
-                    ratios[steps] = ratio_of(pooled.estimate, fit.b_noise)
-                    part += f" (ratio {text(ratios[steps])}: {agreement(ratios[steps])})"
-                parts.append(part)
-            where = f"{target_name(found.target, found.group)}{_METRIC_WORDS[found.metric]}"
-            beside = f"fitted {text(fit.b_noise)}" if fit.resolved else "the fitted law is unresolved"
-            if parts:
-                said = f"critical batch in rollouts by gradient noise {', '.join(parts)}; {beside}"
-            else:
-                said = f"gradient noise predicts no critical batch: {found.as_fitted['normalised'].reason}"
-            rows.append(
-                StepsRow(
-                    target=found.target,
-                    group=found.group,
-                    metric=found.metric,
-                    fitted=fit.b_noise,
-                    is_fit_resolved=fit.resolved,
-                    predicted=found.as_fitted,
-                    ratios=ratios,
-                    runs_fitted=fit.n_runs,
-                    runs_predicted=len(found.runs),
-                    sentence=f"{where}: {said}.",
-                )
-            )
+            is_alike = (found.target, found.group) == (target_fit.target, target_fit.group)
+            if is_alike and target_fit.fit.b_noise is not None:
+                rows.append(_steps_row(found, target_fit.fit))
     return rows
+
+
+def _steps_row(found: Prediction, fit: LawFit) -> StepsRow:
+    known = {steps: pooled.estimate for steps, pooled in found.as_fitted.items() if pooled.is_resolved}
+    seen = [point.observation for point in fit.points if point.observation.is_reached]
+    levels = {steps: level_and_miss(found, seen, steps=steps) for steps in known}
+    ratios = {steps: ratio_of(estimate, fit.b_noise) for steps, estimate in known.items() if fit.resolved}
+    parts = []
+    for steps, words in _STEPS_WORDS.items():
+        if steps in known:
+            part = f"{text(known[steps])} rollouts {words}"
+            if fit.resolved:
+                part += f" (ratio {text(ratios[steps])}: {agreement(ratios[steps])})"
+            if math.isfinite(levels[steps][1]):
+                part += f", which with one level for all runs misses them by a typical factor of {levels[steps][1]:.2f}"
+            parts.append(part)
+    where = f"{target_name(found.target, found.group)}{_METRIC_WORDS[found.metric]}"
+    beside = f"fitted {text(fit.b_noise)}" if fit.resolved else "the fitted law is unresolved"
+    said = f"critical batch by gradient noise {'; '.join(parts)}; {beside}"
+    if not parts:
+        said = f"gradient noise predicts no critical batch: {found.as_fitted['normalised'].reason}"
+    return StepsRow(
+        target=found.target,
+        group=found.group,
+        metric=found.metric,
+        fitted=fit.b_noise,
+        is_fit_resolved=fit.resolved,
+        predicted=found.as_fitted,
+        ratios=ratios,
+        misses={steps: miss for steps, (_, miss) in levels.items()},
+        runs_fitted=fit.n_runs,
+        runs_predicted=len(found.runs),
+        sentence=f"{where}: {said}.",
+    )
+
+
+def level_and_miss(prediction: Prediction, seen: list[Observation], *, steps: str) -> tuple[float, float]:
+    """(S_min, typical factor between observed and predicted steps) of a predicted shape with one free level.
+
+    The level is the geometric mean of observed / shape, the factor exp of the logarithms' standard deviation; NaN where
+    the noise of a split is not known, and the factor of fewer than three runs.
+    """
+    shape = [prediction.relative_steps(one.n_prompts, one.n_rollouts, steps=steps) for one in seen]
+    log_levels = np.log([one.at for one in seen]) - np.log(shape)
+    if not len(seen) or not np.isfinite(log_levels).all():
+        return math.nan, math.nan
+    return math.exp(log_levels.mean()), math.exp(log_levels.std(ddof=1)) if len(seen) > 2 else math.nan
 
 
 def ratio_of(over: Estimate, under: Estimate) -> Estimate:

@@ -18,6 +18,7 @@ def prediction_table(predictions: list[Prediction]) -> str:
     for found in predictions:
         for at in found.noise:
             how = "measured" if at.is_measured else "from its parts"
+            how += ", the batch's mean as baseline" * (at.n_rollouts == 1)
             cells = [_name(found), str(at.n_rollouts), text(at.prompts), text(at.rollouts), how, str(len(found.runs))]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", *_split_lines(predictions)]).rstrip()
@@ -44,13 +45,18 @@ def prediction_sentences(predictions: list[Prediction]) -> list[str]:
     """What the intervals hold, what is unresolved and why, and what was left out; alike targets in one sentence."""
     targets_of: dict[str, list[str]] = {}
     for found in predictions:
-        left_out = "runs" if found.unit == "run" else "single measurements, and spread between seeds is not in them"
-        said = [f"{found.confidence:.0%} intervals of predictions leave out {left_out}"]
+        units = "runs" if found.unit == "run" else "single measurements, so the spread between seeds is not in them"
+        said = [f"{found.confidence:.0%} intervals of predictions are jackknifes over {units}"]
         if found.metric == "gradient" and not found.best_rollouts.is_resolved:
             said.append(f"the best number of rollouts per prompt is unresolved: {found.best_rollouts.reason}")
         for sentence in [*said, *found.notes]:
             targets_of.setdefault(sentence, []).append(_name(found))
-    return [f"To {', '.join(dict.fromkeys(names))}: {sentence}." for sentence, names in targets_of.items()]
+    return [
+        f"{sentence[0].upper()}{sentence[1:]}."
+        if len(names) == len(predictions) > 1
+        else f"To {', '.join(dict.fromkeys(names))}: {sentence}."
+        for sentence, names in targets_of.items()
+    ]
 
 
 def _name(found: Prediction) -> str:

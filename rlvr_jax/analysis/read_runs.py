@@ -190,7 +190,7 @@ def _check(config: dict[str, Any], plan: Any) -> None:
     whole = ("seed", "batch.n_prompts", "batch.n_rollouts", "batch.minibatch_prompts", "batch.epochs_per_buffer")
     for name in whole:
         lowest = 1 if name in NEEDED or name == "batch.epochs_per_buffer" else 0
-        if type(config[name]) is not int or config[name] < lowest and name != "seed":
+        if type(config[name]) is not int or (config[name] < lowest and name != "seed"):
             raise TypeError(f"{name} is {config[name]!r}")
     targets = config["eval.targets"]
     if not isinstance(targets, list) or not all(is_number(target) for target in targets):

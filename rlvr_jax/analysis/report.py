@@ -4,11 +4,9 @@ from pathlib import Path
 
 from rlvr_jax.analysis.conclusions import Conclusions, conclude
 from rlvr_jax.analysis.page import write_page
-from rlvr_jax.analysis.page import write_page
 from rlvr_jax.analysis.report_tables import write_metrics, write_runs
 from rlvr_jax.analysis.report_text import report_text
 from rlvr_jax.analysis.study import Study
-from rlvr_jax.analysis.study_figures import StudyFigure, study_figures
 from rlvr_jax.analysis.study_figures import StudyFigure, study_figures
 
 SUMMARY_FILE, RUNS_FILE, METRICS_FILE = (

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from rlvr_jax.analysis.conclusions import Conclusions
+from rlvr_jax.analysis.fits import Estimate
 from rlvr_jax.analysis.iso_batches import IsoBatch
 from rlvr_jax.analysis.law_text import law_text
 from rlvr_jax.analysis.law_words import UNIT_NAMES, interval_text, number_text, target_name
@@ -17,6 +18,8 @@ from rlvr_jax.analysis.summary import (
     updates_to_target,
 )  # fmt: skip
 
+_TERMS = {"b_noise": "B_noise"}
+
 
 def report_text(study: Study, conclusions: Conclusions) -> str:
     """Conclusion first, then the numbers behind it, then what was left out."""
@@ -30,6 +33,7 @@ def report_text(study: Study, conclusions: Conclusions) -> str:
         _splits(conclusions),
         _iso_batches(conclusions),
         _predicted(conclusions),
+        f"## Branches of one checkpoint\n\n{conclusions.branches}" if conclusions.branches else "",
         "\n".join(["## Order of points", "", *conclusions.orders]) if conclusions.orders else "",
         _bullets("## Notes", conclusions.notes),
     ]
@@ -58,9 +62,9 @@ def _points(study: Study) -> str:
         "\n".join(_point_table(study)),
     ]
     if study.targets:
-        parts += ["Rollouts drawn until the target:", "\n".join(_times(study, samples_to_target))]
+        parts += ["Rollouts drawn until the target:", "\n".join(times_table(study, samples_to_target))]
         if is_several:
-            parts += ["Steps (collections) until the target:", "\n".join(_times(study, steps_to_target))]
+            parts += ["Steps (collections) until the target:", "\n".join(times_table(study, steps_to_target))]
     return "\n\n".join(parts)
 
 
@@ -85,7 +89,8 @@ def _point_table(study: Study) -> list[str]:
     return table_lines(rows)
 
 
-def _times(study: Study, text: Callable[[PointSummary, int], str]) -> list[str]:
+def times_table(study: Study, text: Callable[[PointSummary, int], str]) -> list[str]:
+    """Every point by target, as `text` writes it."""
     rows = [["prompts x rollouts", *(f"{target:g}" for target in study.targets)]]
     rows += [[point.name, *(text(point, i) for i in range(len(study.targets)))] for point in study.points]
     return table_lines(rows)
@@ -111,28 +116,45 @@ def _law(conclusions: Conclusions) -> str:
 
 
 def _splits(conclusions: Conclusions) -> str:
-    if not conclusions.splits:
+    splits = conclusions.splits
+    if not splits:
         return ""
-    parts = ["## Prompts and rollouts apart"]
-    for split in conclusions.splits:
-        rows = [["law", "terms", "spread", "AICc"]]
-        for shape, law in split.comparison.fits.items():
-            terms = ", ".join(f"{name} {number_text(e.value)} {interval_text(e)}" for name, e in law.terms.items())
-            if not terms and law.b_noise is not None:
-                terms = f"B_noise {number_text(law.b_noise.value)} {interval_text(law.b_noise)}"
-            rows.append([shape, terms, f"{law.sigma:.0%}", f"{law.aicc:.1f}"])
-        sizes = [
-            *(f"critical prompts at {R} rollouts each: {_estimate_text(e)}" for R, e in split.prompt_cbs.items() if e),
-            *(f"critical rollouts of {P} prompts: {_estimate_text(e)}" for P, e in split.rollout_cbs.items() if e),
-        ]
+    laws = [["target", "law", "terms", "spread", "AICc"]]
+    sizes: dict[str, dict[str, str]] = {}
+    for split in splits:
         name = target_name(split.target, split.group)
-        parts += [f"### Target {name}", split.sentence, "\n".join(table_lines(rows))]
-        parts += ["\n".join(f"- {size}" for size in sizes)] if sizes else []
+        for shape, law in split.comparison.fits.items():
+            terms = ", ".join(f"{_TERMS.get(term, term)} {_estimate_text(e)}" for term, e in law.terms.items())
+            laws.append([name, shape, terms or "-", f"{law.sigma:.0%}", f"{law.aicc:.1f}"])
+        for kind, found in (
+            ("prompts at {} rollouts each", split.prompt_cbs),
+            ("rollouts of {} prompts", split.rollout_cbs),
+        ):
+            for number, estimate in found.items():
+                cells = sizes.setdefault(kind.format(number), {})
+                cells[name] = "-" if estimate is None else _estimate_text(estimate)
+    names = [target_name(split.target, split.group) for split in splits]
+    header = ["critical", *(f"{name} (law {split.law})" for name, split in zip(names, splits, strict=True))]
+    parts = [
+        "## Prompts and rollouts apart",
+        "\n".join(f"- {split.sentence}" for split in splits),
+        "Laws: total, 1 + B_noise/(P R); mean, 1 + alpha/P + beta/(P R); loo, 1 + alpha/P + beta/(P (R-1)); zeta, "
+        "1 + alpha/P + (4 (R-2) z1 + 2 z2)/(P R (R-1)); each times S_min. The lower AICc, the better.",
+        "\n".join(table_lines(laws)),
+    ]
+    if sizes:
+        rows = [header, *([kind, *(cells.get(name, "-") for name in names)] for kind, cells in sizes.items())]
+        parts += [
+            "Critical prompts at fixed rollouts, and rollouts at fixed prompts: with so many a run takes twice as long "
+            "as with endlessly many (below 1: one is enough, as far as this law goes).",
+            "\n".join(table_lines(rows)),
+        ]
     return "\n\n".join(parts)
 
 
-def _estimate_text(estimate) -> str:
-    return f"{number_text(estimate.value)} {interval_text(estimate)}"
+def _estimate_text(estimate: Estimate) -> str:
+    interval = interval_text(estimate)
+    return f"{number_text(estimate.value)} {interval if interval.startswith('[') else f'({interval})'}"
 
 
 def _iso_batches(conclusions: Conclusions) -> str:
@@ -168,9 +190,10 @@ def _predicted(conclusions: Conclusions) -> str:
         [
             "## Predicted from gradient noise",
             "B_noise = mean S / mean |G|², averaged over what was measured on the way to the target, apart and then "
-            "divided. Steps of the best size then follow 1 + B_noise/B; steps divided by their gradient's size, as Adam's "
-            "are, its square root, where the loss is straight. A hyperbola through either, at the splits that were run, "
-            "has the B that compares with the fitted one.",
+            "divided. Steps of the best size then follow 1 + B_noise/B; steps divided by their gradient's size, as "
+            "Adam's are, its square root, where the loss is straight. A hyperbola through either, at the splits that "
+            "were run, has the B that compares with the fitted one. Intervals hold what scatters between measurements, "
+            "not whether these steps are those the optimiser took.",
             prediction_table(conclusions.predictions),
             "\n".join(f"- {sentence}" for sentence in conclusions.predicted_sentences),
         ]

@@ -68,8 +68,8 @@ def run_observations(
                 )
             )
     said += [
-        f"{n} run(s) were at {target:g} before training: that target says nothing of their batch, and they are left out "
-        "of its law."
+        f"{n} run(s) were at {target:g} before training: that target says nothing of their batch, and they are left "
+        "out of its law."
         for target, n in sorted(at_start.items())
     ]
     kept = _best_rates(found, said)

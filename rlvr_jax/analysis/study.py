@@ -11,9 +11,8 @@ from rlvr_jax.analysis.run_observations import all_targets, run_observations
 from rlvr_jax.analysis.summary import PointSummary, RunSummary, point_key, summarise_points, summarise_run
 from rlvr_jax.analysis.targets import evaluations
 
-NOISE_COLUMNS = tuple(
-    f"gns/{name}" for name in ("trace_cov", "grad_sq", "prompt_var", "zeta1", "zeta2", "rollout_var", "resolved")
-) + ("gns/adam/trace_cov", "gns/adam/grad_sq")
+_NOISE = ("trace_cov", "grad_sq", "b_noise_prompts", "prompt_var", "zeta1", "zeta2", "adam/trace_cov", "adam/grad_sq")
+NOISE_COLUMNS = tuple(f"gns/{name}" for name in _NOISE)  # what is kept of metrics.jsonl
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,7 @@ def read_study(paths: list[Path], *, unit: str = "update", smooth: int = 1) -> S
         columns |= record.scan(*NOISE_COLUMNS)
     notes += [note for record in records for note in record.notes]
     targets = all_targets(records)
-    observations = run_observations(
-        records, unit=unit, smooth=smooth, group_of=compared.group_of, notes=notes
-    )
+    observations = run_observations(records, unit=unit, smooth=smooth, group_of=compared.group_of, notes=notes)
     last_update = _shared_length(records, notes)
     summaries = []
     for record in records:
@@ -118,6 +115,12 @@ def _shared_length(records: list[RunRecord], notes: list[str]) -> float | None:
     lengths = sorted({_length(record) for record in records if record.is_finished and _length(record) > 0})
     if len(lengths) < 2:
         return None
+    if all("trunk" in record.run for record in records):
+        notes.append(
+            f"The branches are of different lengths ({', '.join(f'{length:g}' for length in lengths)} updates): what "
+            "is called final is each one's last evaluation."
+        )
+        return None
     notes.append(
         f"The finished runs are of different lengths ({', '.join(f'{length:g}' for length in lengths)} updates): what "
         f"is called final, and the mean over training, are those of the first {lengths[0]:g} updates."
@@ -139,7 +142,9 @@ def _note_evaluations(
             f"{record.target_name}, or are out of order, and are skipped: its times are known less well."
         )
     if summary.start_accuracy is None and any(c.after is None for c in summary.crossings):
-        notes.append(f"{record.folder} was not evaluated before training: a target it was at first is only known as early.")
+        notes.append(
+            f"{record.folder} was not evaluated before training: a target it was at first is only known as early."
+        )
 
 
 def _note_unfinished(records: list[RunRecord], notes: list[str]) -> None:
@@ -160,8 +165,8 @@ def _note_reuse(records: list[RunRecord], notes: list[str]) -> None:
     if reused:
         texts = "; ".join(f"{p} x {r}: {n} updates per step" for p, r, n in reused)
         notes.append(
-            f"Several updates per collection ({texts}): all but the first of them are off-policy, and an update's batch "
-            "is a part of the collection. Steps and updates are not the same there."
+            f"Several updates per collection ({texts}): all but the first of them are off-policy, and an update's "
+            "batch is a part of the collection. Steps and updates are not the same there."
         )
 
 

@@ -1,9 +1,10 @@
-"""What a run has come to at chosen updates: its rewards as means over the updates just before."""
+"""What a run has come to: its rewards at chosen updates, as means over those just before, and its targets."""
 
 import math
 from collections.abc import Iterable
 
 from rlvr_jax.analysis.read_runs import Row
+from rlvr_jax.analysis.targets import first_crossing
 
 WINDOW_UPDATES = 50  # one step's rewards are too noisy to compare
 
@@ -33,6 +34,14 @@ def _short_name(name: str) -> str | None:
         return "reward"
     parts = name.split("/")
     return parts[1] if len(parts) == 3 and parts[0] == "rewards" and parts[2] == "mean" else None
+
+
+def updates_to_targets(evals: Iterable[Row], *, metric: str, targets: Iterable[float]) -> dict[str, float]:
+    """cbs/updates_to_<target> of the targets that were reached, interpolated between evaluations."""
+    known = [(row["update"], row[metric]) for row in evals if row.get(metric) is not None]
+    updates, accuracies = [update for update, _ in known], [accuracy for _, accuracy in known]
+    crossings = [first_crossing(updates, accuracies, target) for target in targets]
+    return {f"cbs/updates_to_{c.target:g}": c.updates for c in crossings if c is not None and c.updates is not None}
 
 
 def milestone_text(means: dict[str, float], *, update: int) -> str:

@@ -25,6 +25,7 @@ from rlvr_jax.train.perf import compile_seconds
 from rlvr_jax.train.progress import Progress
 from rlvr_jax.train.run import run_point
 from rlvr_jax.train.saved_policy import saved_checkpoint
+from rlvr_jax.train.starting_policy import starting_key
 from rlvr_jax.train.stop import Stopped, StopRequest
 from rlvr_jax.train.study import assembled, starting_weights
 
@@ -52,7 +53,7 @@ class PointCost:
     n_bytes: float  # at its end
 
     @property
-    def hours(self) -> float:
+    def run_s(self) -> float:
         """From its start to its end, without compiling."""
         return (
             self.start_s
@@ -60,7 +61,7 @@ class PointCost:
             + self.n_measurements * self.noise_s
             + self.n_evaluations * self.evaluation_s
             + self.n_saves * self.save_s
-        ) / 3600
+        )
 
 
 def pilot_study(
@@ -72,16 +73,19 @@ def pilot_study(
         task_hours: time limit of one Slurm task; points that need more are named.
 
     Raises:
-        ConfigError: as `run_study`, or a point is too short for a pilot.
+        ConfigError, RewardError, FloatingPointError: as `run_study`.
         Stopped: `stop` is due; nothing is kept.
     """
     all_parts = assembled(points)
     kinds = [_kind(config) for config in points]
     costs: dict[str, PointCost] = {}
+    params, params_of = None, None
     for config, parts, kind in zip(points, all_parts, kinds, strict=True):
         if kind in costs:
             continue
-        params = starting_weights(config, parts, stop)
+        what = (starting_key(config, parts), parts.lora is None)
+        if params_of != what:
+            params, params_of = starting_weights(config, parts, stop), what
         say(f"pilot of {config.point_name}: {N_STEPS} steps")
         costs[kind] = _point_cost(config, parts, params, stop)
     of_points = [costs[kind] for kind in kinds]
@@ -89,10 +93,11 @@ def pilot_study(
     say(cost_table(points, kinds, costs))
     say(study_text(of_points, compile_s=sum(cost.compile_s for cost in costs.values()), n_devices=n_devices))
     for config, cost in zip(points, of_points, strict=True):
-        if cost.hours > task_hours:
+        hours = (cost.run_s + cost.compile_s) / 3600  # tasks start at the same time, and each compiles
+        if hours > task_hours:
             say(
-                f"point {config.point_name} needs {cost.hours:.3g} h, more than --slurm_hours={task_hours:g}: it goes "
-                f"on in {math.ceil(cost.hours / task_hours)} tasks"
+                f"point {config.point_name} needs {hours:.3g} h, more than --slurm_hours={task_hours:g}: it goes "
+                f"on in {math.ceil(hours / task_hours)} tasks"
             )
     return of_points
 
@@ -207,14 +212,14 @@ def _bytes_of_point(config: TrainConfig, plan: BatchPlan, folder: Path) -> float
 
 def cost_table(points: Sequence[TrainConfig], kinds: Sequence[str], costs: dict[str, PointCost]) -> str:
     """One line per different point."""
-    head = ("point", "runs", "s/step", "steps", "+s measured", "times", "s/evaluation", "times", "compile s", "h/run")
+    head = ("point", "runs", "s/step", "steps", "+s measured", "times", "s/evaluation", "times", "compile s", "a run")
     lines: list[tuple[Any, ...]] = [head]
     for kind, cost in costs.items():
         first = points[kinds.index(kind)]
         often = (cost.n_steps, cost.n_measurements, cost.n_evaluations)
         times = [f"{value:.3g}" for value in (cost.step_s, cost.noise_s, cost.evaluation_s)]
         pairs = [cell for pair in zip(times, often, strict=True) for cell in pair]
-        lines.append((first.point_name, kinds.count(kind), *pairs, f"{cost.compile_s:.0f}", f"{cost.hours:.3g}"))
+        lines.append((first.point_name, kinds.count(kind), *pairs, f"{cost.compile_s:.0f}", duration(cost.run_s)))
     widths = [max(len(str(line[i])) for line in lines) for i in range(len(head))]
     return "\n".join(
         "  ".join(
@@ -226,15 +231,22 @@ def cost_table(points: Sequence[TrainConfig], kinds: Sequence[str], costs: dict[
 
 def study_text(costs: Sequence[PointCost], *, compile_s: float, n_devices: int) -> str:
     """What all points take together, one after the other."""
-    hours = sum(cost.hours for cost in costs) + compile_s / 3600
+    total_s = sum(cost.run_s for cost in costs) + compile_s
     tokens = sum(cost.n_steps * cost.step_tokens for cost in costs)
     gib = sum(cost.n_bytes for cost in costs) / 2**30
     return (
-        f"the study, {len(costs)} runs one after the other: {hours:.3g} h on {n_devices} device(s), "
-        f"{hours * n_devices:.3g} device-hours; compiling {compile_s / 3600:.2g} h of it, if the pilot's programs are "
-        f"not found on disk; {tokens:.3g} tokens; {gib:.3g} GiB of disk\n"
-        "  from the first steps: rollouts that get longer take longer"
+        f"the study, {len(costs)} run(s) one after the other: {duration(total_s)} on {n_devices} device(s), "
+        f"{total_s * n_devices / 3600:.3g} device-hours; {duration(compile_s)} of it is compiling, which this pilot "
+        f"has done if the study runs here; {tokens:.3g} tokens; {gib:.2g} GiB of disk\n"
+        "  as the first steps were: rollouts that get longer take longer"
     )
+
+
+def duration(seconds: float) -> str:
+    """In the unit that a person would choose."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def refuse_several_processes(n_processes: int) -> None:

@@ -25,7 +25,7 @@ from rlvr_jax.train.learner import Drawn, Learner, RewardError, Updated
 from rlvr_jax.train.log import EVALS_FILE, METRICS_FILE, RunLog, SilentLog
 from rlvr_jax.train.measure_noise import MeasuredArrays, measured_rollouts
 from rlvr_jax.train.memory_plan import memory_warnings
-from rlvr_jax.train.milestones import milestone_means, milestone_text
+from rlvr_jax.train.milestones import milestone_means, milestone_text, updates_to_targets
 from rlvr_jax.train.out_of_memory import out_of_memory_explained
 from rlvr_jax.train.params_hash import params_hash
 from rlvr_jax.train.perf import LapTimer, step_metrics
@@ -424,7 +424,11 @@ class _Run:
 
     def _finish(self) -> None:
         self.checkpoints.wait()
-        self.log.hparams(flat_fields(self.config), self.last_evaluation, update=self.counters.update)
+        if is_first():
+            evals = read_rows(self.folder / EVALS_FILE)
+            reached = updates_to_targets(evals, metric=self._target_name, targets=self.config.eval.targets)
+            settings = flat_fields(self.config) | {"optimizer.peak_lr in use": self.config.peak_lr}
+            self.log.hparams(settings, self.last_evaluation | reached, update=self.counters.update)
         self.write_run(FINISHED, final=self.last_evaluation, counters=self.counters._asdict())
 
 

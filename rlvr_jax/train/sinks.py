@@ -87,10 +87,14 @@ class TensorBoardSink:
         self._write(Event(step=update, summary=tb_summary.histogram(name, values, bins=_N_BINS)))
 
     def hparams(self, settings: Row, metrics: dict[str, float], *, update: int) -> None:
-        """For the hparams tab, as summaries in this same file: SummaryWriter.add_hparams opens a sub-run."""
+        """For the hparams tab, as summaries in this same file: SummaryWriter.add_hparams opens a sub-run.
+
+        The tab takes the numbers from scalars of their names, which final ones need not have yet.
+        """
         plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in settings.items()}
         for part in tb_summary.hparams(plain, metrics):
             self._write(Event(step=update, summary=part))
+        self.scalars({"update": update} | {name: v for name, v in metrics.items() if not name.startswith("eval/")})
 
     def flush(self) -> None:
         """Nothing waits: each event is with the operating system when its call returns."""

@@ -76,7 +76,7 @@ class Browser:
         self, path: Path, *, width: int, height: int = 800, is_dark: bool = False, picture: Path | None = None,
         whole: bool = False,
     ) -> PageSeen:  # fmt: skip
-        """Loads a file in a window of that size; `picture` is where a screenshot goes, of the window or the whole page."""
+        """Loads a file in a window of that size; `picture`: where a screenshot goes, of the window or of the page."""
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
         session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):

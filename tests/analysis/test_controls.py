@@ -100,8 +100,8 @@ def test_a_field_that_an_older_version_did_not_write_is_said_and_parts_nothing(t
     found = controls(records)
     assert list(found.group_of.values()) == ["", ""]
     assert found.notes == [
-        "run.json of 1 run(s) (b) is of an older version without algo.kl_coef: taken to be as in the others, or as that "
-        "version did it."
+        "run.json of 1 run(s) (b) is of an older version without algo.kl_coef: taken to be as in the others, or as "
+        "that version did it."
     ]
 
 

@@ -90,13 +90,17 @@ def test_groups_have_panels_of_their_own_and_one_kind_of_residuals_is_drawn(tmp_
     assert len(curves(drawn[0].axes[0])) == 1
 
 
-def test_a_law_of_prompts_and_rollouts_apart_is_drawn_as_points(tmp_path, drawn):
+def test_a_law_of_prompts_and_rollouts_apart_has_a_line_for_every_number_of_rollouts(tmp_path, drawn):
     both = [seen(32, 50), seen(64, 40, n_rollouts=4), seen(128, 25)]
     fit = law(both, s_min=10, b_noise=1000)
     object.__setattr__(fit, "shape", "loo")
     law_figure([at_target(0.5, fit)], tmp_path / "law.png", unit="step")
-    assert not curves(drawn[0].axes[0])
-    assert len(marks(drawn[0].axes[0], "o")) == 3
+    steps = drawn[0].axes[0]
+    (line,) = curves(steps)  # 4 rollouts were measured with one number of prompts
+    np.testing.assert_allclose(line.get_ydata(), 10 * (1 + 1000 / np.asarray(line.get_xdata(), float)))
+    assert line.get_xdata()[[0, -1]] == pytest.approx([32 * 8, 128 * 8])
+    assert [text.get_text() for text in steps.texts] == ["R=8"]
+    assert len(marks(steps, "o")) == 3
 
 
 def test_nothing_reached_is_drawn_without_a_curve(tmp_path, drawn):

@@ -40,7 +40,7 @@ def test_a_run_that_never_got_there_contradicts_the_law_only_beyond_it():
 def test_absolute_residuals_are_counts():
     points = [seen(32, 220), seen(64, 120), seen(128, 125.2)]
     text = residual_text([at_target(0.5, law(points, s_min=100, b_noise=256, residuals="absolute"))], unit="update")
-    assert "printed - fitted, in updates" in text
+    assert "Printed - fitted, in updates, of the absolute fit:" in text
     assert [cells_of(text, name)[2] for name in ("B256", "B512", "B1024")] == ["+20", "-30", "0"]
 
 

@@ -51,17 +51,17 @@ def test_what_hangs_on_the_residuals_is_said():
         [*pair(0.4, 600, 700), *pair(0.5, 3000, 1000), *pair(0.6, 600, 700, interval=(0, 900), reason=REASON)],
         unit="step",
     )
-    assert (
-        "- 0.5: the best fits of B_noise are 3000 (relative) and 1000 (absolute) rollouts, a factor 3.0 apart." in text
-    )
+    assert "- 0.5: best fits of B_noise, rollouts: 3000 (relative) and 1000 (absolute), a factor 3.0 apart." in text
     assert "- 0.6: resolved under relative residuals only." in text
     assert not lines_with(text, "- 0.4")
     # 3000 / 1.5 lies above 600 * 1.5; 1000 / 1.5 does not lie above 700 * 1.5
     assert "- B_noise of targets, intervals apart under relative residuals only: 0.5 above 0.4, 0.5 above 0.6." in text
     assert len(lines_with(text, "| 0.5")) == 2
-    agreed = law_text(pair(0.4, 600, 700), unit="step")
+    agreed = law_text([*pair(0.4, 600, 700), *pair(0.5, 700, 800)], unit="step")
     assert "- Under neither kind do the intervals of B_noise of any two targets lie apart." in agreed
     assert not lines_with(agreed, "- 0.4")
+    alone = law_text(pair(0.4, 600, 700), unit="step")
+    assert "- Nothing: verdicts agree, and no number is a factor 1.5 apart." in alone
 
 
 def test_the_joint_fit_has_an_s_min_for_each_target():

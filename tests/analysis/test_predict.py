@@ -120,8 +120,12 @@ def test_a_loss_with_other_terms_says_nothing_of_the_split():
     assert found.notes == (f"not decomposed, {why}: s0, s1, s2",)
 
 
-def test_adams_metric_is_a_set_of_its_own():
-    runs = [one | {"adam_trace_cov": [30.0], "adam_grad_sq": [0.5]} for one in three_runs()]
+def test_adams_metric_is_a_set_of_its_own_and_its_scale_counts_for_nothing():
+    scales = [1.0, 1e6, 1e-3]  # v changes between measurements
+    runs = [
+        one | {"adam_trace_cov": [30.0 * c], "adam_grad_sq": [0.5 * c]}
+        for one, c in zip(three_runs(), scales, strict=True)
+    ]
     gradient, adam = predict(runs, [seen(f"s{i}") for i in range(3)])
     assert (gradient.metric, gradient.at(4).prompts.estimate.value) == ("gradient", pytest.approx(10.0))
     assert (adam.metric, adam.at(4).prompts.estimate.value) == ("adam", pytest.approx(60.0))

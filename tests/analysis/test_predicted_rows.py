@@ -7,7 +7,7 @@ from noise_runs import measured_run, seen
 from rlvr_jax.analysis.fit_targets import TargetFit
 from rlvr_jax.analysis.fits import Estimate
 from rlvr_jax.analysis.predict import predict
-from rlvr_jax.analysis.predicted_rows import agreement, compare_predicted, compare_steps, ratio_of
+from rlvr_jax.analysis.predicted_rows import agreement, compare_predicted, compare_steps, level_and_miss, ratio_of
 
 
 def target_fit(b_noise, *, target=0.6, resolved=True, reason="", prompt_cbs=None):
@@ -88,9 +88,25 @@ def test_hyperbolas_through_predicted_steps_stand_beside_the_fitted_one():
     (row,) = compare_steps(predictions, [target_fit(Estimate(8.0, 4.0, 20.0)), target_fit(None, target=None)])
     assert row.ratios["best_size"].value == pytest.approx(2.0, rel=1e-4)
     assert row.ratios["normalised"].value < 1
-    assert row.sentence.startswith("0.6: critical batch in rollouts by gradient noise ")
-    assert "16 [16, 16] for steps of the best size (ratio 2 [0.8, 4]: they agree within a factor of 4)" in row.sentence
+    assert row.sentence.startswith("0.6: critical batch by gradient noise ")
+    assert "16 [16, 16] rollouts if steps have the best size (ratio 2 [0.8, 4]: they agree within a factor of 4)" in (
+        row.sentence
+    )
     assert row.sentence.endswith("; fitted 8 [4, 20].")
     (row,) = compare_steps(predictions, [target_fit(Estimate(8.0, 0.0, 16.0), resolved=False, reason="Few.")])
     assert row.ratios == {}
     assert row.sentence.endswith("; the fitted law is unresolved.")
+
+
+def test_a_level_is_free_and_the_rest_is_predicted():
+    runs = [measured_run(f"{P}", n_prompts=P, trace_cov=[4.0], grad_sq=[1.0]) for P in (2, 4)]
+    (found,) = predict([*runs, measured_run("8", n_prompts=8, trace_cov=[4.0], grad_sq=[1.0])], [seen("2"), seen("8")])
+    # 1 + 4/P is 3, 2 and 1.5; observed 10 times that, but for a factor e at the last
+    observed = [
+        seen("2", n_prompts=2, at=30.0),
+        seen("4", n_prompts=4, at=20.0),
+        seen("8", n_prompts=8, at=15.0 * math.e),
+    ]
+    level, miss = level_and_miss(found, observed, steps="best_size")
+    assert level == pytest.approx(10 * math.e ** (1 / 3))
+    assert miss == pytest.approx(math.exp(math.sqrt(1 / 3)))  # of 0, 0 and 1: variance 1/3

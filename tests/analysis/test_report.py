@@ -359,7 +359,8 @@ def test_runs_of_another_learning_rate_are_points_of_their_own_and_not_of_the_sa
 
 
 @pytest.mark.parametrize(
-    "other", [{"task.name": "arithmetic"}, {"eval.target_metric": "greedy"}, {"eval.n_problems": 32}, {"model.width": 8}]
+    "other",
+    [{"task.name": "arithmetic"}, {"eval.target_metric": "greedy"}, {"eval.n_problems": 32}, {"model.width": 8}],
 )
 def test_runs_that_cannot_share_a_table_are_refused(tmp_path, other):
     write_run(tmp_path / "runs", point="a", **{"model.width": 96})

@@ -5,7 +5,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from written_runs import write_run, write_rows
+from written_runs import write_rows, write_run
 
 from rlvr_jax.analysis.read_runs import find_runs
 from rlvr_jax.analysis.series import aligned, read_columns

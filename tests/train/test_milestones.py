@@ -33,3 +33,12 @@ def test_milestones_are_ends_of_steps_also_beyond_the_end(tiny_config, milestone
     else:
         with pytest.raises(ConfigError, match=message):
             validate(tiny_config)
+
+
+def test_targets_that_were_reached_have_their_update():
+    # 0.5 is three quarters of the way from 0.2 at 0 to 0.6 at 10, 0.65 half of that from 15 to 20
+    accuracies = {0: 0.2, 5: None, 10: 0.6, 15: 0.6, 20: 0.7}
+    evals = [{"update": update, "eval/t/pass@1": accuracy} for update, accuracy in accuracies.items()]
+    reached = updates_to_targets(evals, metric="eval/t/pass@1", targets=(0.5, 0.65, 0.8))
+    assert reached == pytest.approx({"cbs/updates_to_0.5": 7.5, "cbs/updates_to_0.65": 17.5})
+    assert updates_to_targets([], metric="eval/t/pass@1", targets=(0.5,)) == {}

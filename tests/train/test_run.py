@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rows_of_run import exact_rows
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from rlvr_jax.analysis.read_runs import read_rows
 from rlvr_jax.models.spec import initial_params
@@ -244,7 +245,20 @@ def test_event_files_read_back_with_tensorboards_own_reader(finished):
     )
     assert b"|prompt|completion|" in events.Tensors("rollouts/text_summary")[0].tensor_proto.string_val[0]
     assert [event.step for event in events.Histograms("completions/length")] == [2, 4]
-    assert "_hparams_/session_start_info" in events.summary_metadata
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    hparams = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert hparams["optimizer.lr_rule"].string_value == "constant"
+    assert hparams["optimizer.peak_lr in use"].number_value == pytest.approx(1e-3)
+    # 0.6, 0.7, 0.8: what this run reached of them, at its last update for the tab to find
+    content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
+    named = {info.name.tag for info in experiment.metric_infos if info.name.tag.startswith("cbs/")}
+    reached = {
+        f"cbs/updates_to_{target:g}"
+        for target in (0.6, 0.7, 0.8)
+        if any(row["eval/digits/pass@1"] >= target for row in read_rows(finished / "evals.jsonl"))
+    }
+    assert named == reached == {tag for tag in events.Tags()["scalars"] if tag.startswith("cbs/")}
     assert not list(finished.glob("*/events.*"))  # no sub-runs
 
 

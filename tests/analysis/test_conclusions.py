@@ -1,0 +1,127 @@
+"""What a study allows one to say: the law per target, prompts against rollouts, and under what it holds."""
+
+import numpy as np
+import pytest
+from written_runs import write_run
+
+from rlvr_jax.analysis.conclusions import conclude
+from rlvr_jax.analysis.report_text import report_text
+from rlvr_jax.analysis.study import read_study
+
+TARGET = 0.5
+P1, P2B = [(8, 4), (16, 4), (32, 4), (64, 4)], [(16, 2), (16, 8), (16, 16)]
+
+
+def write_law(root, splits, law, *, n_seeds=3, **config):
+    """Runs whose accuracy crosses TARGET after `law(P, R)` updates, up to 6% of luck; one update per step."""
+    rng = np.random.default_rng(0)
+    for n_prompts, n_rollouts in splits:
+        for seed in range(n_seeds):
+            at = law(n_prompts, n_rollouts) * (1 + 0.03 * rng.uniform(-2, 2))
+            accuracies = [min(0.9, TARGET * 2 * i / at) for i in range(100)]  # evaluated every 2 updates
+            write_run(
+                root, point=f"np{n_prompts}_nr{n_rollouts}_s{seed}", split=(n_prompts, n_rollouts), seed=seed,
+                accuracies=accuracies, updates_per_step=1, **{"eval.targets": [TARGET]} | config,
+            )  # fmt: skip
+
+
+def total(P, R):  # B_noise 100, S_min 20
+    return 20 * (1 + 100 / (P * R))
+
+
+def prompts_alone(P, R):  # rollouts of one prompt say nothing new; at R = 4 as `total`
+    return 20 * (1 + 25 / P)
+
+
+@pytest.fixture(scope="module")
+def one_phase(tmp_path_factory):
+    root = tmp_path_factory.mktemp("p1")
+    write_law(root, P1, total)
+    study = read_study([root])
+    return study, conclude(study)
+
+
+@pytest.fixture(scope="module")
+def two_phases(tmp_path_factory):
+    root = tmp_path_factory.mktemp("both")
+    write_law(root / "p1", P1, prompts_alone, study="p1")
+    write_law(root / "p2b", P2B, prompts_alone, study="p2b")
+    study = read_study([root / "p1", root / "p2b"])
+    return study, conclude(study)
+
+
+def test_the_critical_batch_is_found_with_its_interval_and_the_runs_behind_it(one_phase):
+    _, found = one_phase
+    (law,) = found.laws
+    estimate = law.fit.fit.b_noise
+    assert estimate.low < 100 < estimate.high
+    assert estimate.high / estimate.low < 1.5
+    assert law.sentence == found.headline[0]
+    assert f"{estimate.value:.3g} rollouts [{estimate.low:.3g}, {estimate.high:.3g}]" in law.sentence
+    assert "12 of 12 runs" in law.sentence
+
+
+def test_where_rollouts_do_not_vary_nothing_is_said_of_them(one_phase):
+    _, found = one_phase
+    assert found.splits == []
+    assert found.split_sentence.startswith(
+        "Whether N = P R suffices cannot be said: rollouts per prompt are 4 throughout. Runs that vary both"
+    )
+    assert found.split_sentence in found.headline
+
+
+def test_a_law_in_prompts_alone_refuses_their_product(two_phases):
+    _, found = two_phases
+    (split,) = found.splits
+    assert split.comparison.suffices is False
+    assert split.rollouts == (2, 16)
+    # at one N, 16 rollouts each leave an eighth of the prompts
+    ratio = split.comparison.split_ratio
+    assert ratio.low > 1.5
+    (headline,) = [sentence for sentence in found.headline if sentence.startswith("N = P R")]
+    assert headline.startswith("N = P R does not suffice at 0.5: at one N, 16 rollouts per prompt take ")
+    assert headline.endswith(" times the updates of 2.")
+
+
+def test_critical_prompts_are_those_of_the_law_whatever_the_rollouts(two_phases):
+    _, found = two_phases
+    for estimate in found.splits[0].prompt_cbs.values():  # 25 of them
+        assert estimate.low < 25 < estimate.high
+
+
+def test_one_batch_in_several_splits_is_compared(two_phases):
+    _, found = two_phases
+    assert [(iso.batch, [name for name, _ in iso.rows]) for iso in found.iso_batches] == [
+        (32, ["16 x 2", "8 x 4"]),
+        (128, ["32 x 4", "16 x 8"]),
+        (256, ["64 x 4", "16 x 16"]),
+    ]
+    assert "16 x 2 before 8 x 4 by " in found.iso_batches[0].orders[1]
+
+
+def test_what_the_conclusions_hold_under_is_said_beside_them(one_phase):
+    study, found = one_phase
+    assert found.learning_rate == "constant, 0.001 at every batch size"
+    assert found.conditions[0].startswith("Learning rate: constant, 0.001 at every batch size. The law is that of this")
+    assert any("12 run(s), seed(s) 0, 1, 2" in sentence for sentence in found.conditions)
+    text = report_text(study, found)
+    law = text.split("## The law")[1].split("##")[0]
+    assert "Learning rate: constant, 0.001" in law
+
+
+def test_everything_concluded_is_in_the_text(two_phases):
+    study, found = two_phases
+    text = report_text(study, found)
+    for sentence in [*found.headline, *found.conditions, *found.orders, *found.notes, found.splits[0].sentence]:
+        assert sentence in text
+    for iso in found.iso_batches:
+        assert all(cell in text for row in iso.rows for cell in row)
+
+
+def test_groups_of_controls_have_laws_of_their_own(tmp_path):
+    write_law(tmp_path / "a", P1, total, n_seeds=1, study="a", **{"algo.kl_coef": 0.0})
+    write_law(tmp_path / "b", P1, lambda P, R: 2 * total(P, R), n_seeds=1, study="b", **{"algo.kl_coef": 0.1})
+    found = conclude(read_study([tmp_path]))
+    S_min = {law.group: law.fit.fit.s_min.value for law in found.laws}
+    assert list(S_min) == ["algo.kl_coef=0.0", "algo.kl_coef=0.1"]
+    np.testing.assert_allclose(list(S_min.values()), [20, 40], rtol=0.15)

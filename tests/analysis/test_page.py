@@ -1,0 +1,155 @@
+"""The page's text; what it looks like is for test_page_browser."""
+
+import dataclasses
+import html
+import re
+
+import pytest
+from law_fits import law, seen
+from page_studies import HOSTILE, STUDY_NAME, write_completions, write_hostile_study
+from written_runs import write_run
+
+from rlvr_jax.analysis.conclusions import LawConclusion, conclude
+from rlvr_jax.analysis.fit_targets import TargetFit
+from rlvr_jax.analysis.page import write_page
+from rlvr_jax.analysis.study import read_study
+from rlvr_jax.analysis.study_figures import StudyFigure
+
+
+def page_of(tmp_path, *, changes=None, **options):
+    study = read_study([tmp_path / "runs"])
+    conclusions = dataclasses.replace(conclude(study), **(changes or {}))
+    path = write_page(study, conclusions, tmp_path, **options)
+    assert path == tmp_path / "report.html"
+    return path.read_text("utf-8")
+
+
+def cells_of(page, name):
+    """The cells of the first row with this name."""
+    row = re.search(rf'<tr><th scope="row">{re.escape(name)}</th>(.*?)</tr>', page)
+    return [html.unescape(cell) for cell in re.findall("<td>(.*?)</td>", row[1])]
+
+
+def of_law(fit, *, target=0.6, sentence="said in words"):
+    return LawConclusion(target, "", TargetFit(target, "", fit), sentence)
+
+
+def test_points_and_runs_worked_by_hand(tmp_path):
+    # 0.4 after 2 updates and 0.8 after 4: 0.6 after 3, which are 1.5 steps of 32 rollouts; a minibatch is 16
+    write_run(tmp_path / "runs", point="only")
+    page = page_of(tmp_path)
+    points = ["16", "0.001", "1 (0)", "0.200", "3", "2", "48", "0.850", "0.800", "0.900", "not measured"]
+    assert cells_of(page, "8 x 4") == points
+    folder = str(tmp_path / "runs" / "only")
+    assert cells_of(page, "only") == [
+        "8 x 4",
+        "0",
+        "finished",
+        "4",
+        "64",
+        "6 s",
+        "0.200",
+        "0.800",
+        "3.0 (2, 4]",
+        folder,
+    ]
+
+
+def test_targets_that_were_missed_or_there_from_the_start_are_shown_as_such(tmp_path):
+    write_run(tmp_path / "runs", point="slow", accuracies=(0.2, 0.3, 0.4))
+    write_run(tmp_path / "runs", point="early", split=(16, 4), accuracies=(0.7, 0.8, 0.9))
+    page = page_of(tmp_path)
+    assert cells_of(page, "slow")[-2] == "not by 4"
+    assert cells_of(page, "early")[-2] == "at 0 already"
+
+
+def test_a_law_shows_its_number_interval_and_runs(tmp_path):
+    write_run(tmp_path / "runs", point="only")
+    observations = [seen(P, at, target=0.6) for P, at in ((4, 64.0), (16, 28.0), (64, 19.0), (256, None))]
+    observations[-1] = seen(256, None, target=0.6, ran=9.0)
+    fit = law(observations, s_min=16.0, b_noise=96.0)
+    page = page_of(tmp_path, changes={"laws": [of_law(fit)], "headline": ["said in words", "and more"]})
+    card = page.split('<div class="card">')[1].split("</div>")[0]
+    for part in ("to 0.6", "reached by 3 of 4 runs", '<span class="value">96</span> rollouts [64, 144]'):
+        assert part in card
+    assert cells_of(page, "0.6") == ["96 [64, 144]", "16 [12.8, 20]", "0.1", "-", "reached by 3 of 4 runs"]
+    answer = page.split('id="answer"')[1].split("</section>")[0]
+    assert "and more" in answer
+    assert "said in words" not in answer  # the card says it
+
+
+def test_no_number_of_an_unresolved_law_is_shown(tmp_path):
+    write_run(tmp_path / "runs", point="only")
+    fit = law([seen(4, 64.0, target=0.6)], s_min=16.5, b_noise=977.0, reason="all batches are too small")
+    page = page_of(tmp_path, changes={"laws": [of_law(fit)], "headline": ["said in words"], "steps_rows": []})
+    assert '<div class="card open">' in page
+    assert cells_of(page, "0.6")[:2] == ["unresolved", "unresolved"]
+    assert "977" not in page
+    assert "16.5" not in page
+    assert "said in words" in page.split('id="answer"')[1].split("</section>")[0]
+
+
+def test_settings_are_told_apart_and_facts_shown(tmp_path):
+    more = {
+        "git_revision": "0123abc",
+        "versions": {"jax": "0.10.2"},
+        "devices": {"platform": "cpu", "kind": "x", "n": 2},
+    }
+    for i, split in enumerate(((8, 4), (32, 4), (128, 4))):
+        write_run(tmp_path / "runs", point=f"p{i}", split=split, more=more)
+    write_run(tmp_path / "runs", point="other", split=(64, 4), more=more | {"git_revision": "fff"})
+    page = page_of(tmp_path)
+    assert cells_of(page, "batch.n_prompts") == ["8 (1), 32 (1), 64 (1), 128 (1)"]
+    assert cells_of(page, "batch.n_rollouts") == ["4"]
+    assert cells_of(page, "git revision") == ["0123abc (3 of 4 runs), fff (1 of 4 runs)"]
+    assert cells_of(page, "jax") == ["0.10.2"]
+    assert cells_of(page, "devices") == ["2 x x (cpu)"]
+
+
+def test_completions_are_those_of_each_run(tmp_path):
+    write_completions(write_run(tmp_path / "runs", point="a"), ["first answer"])
+    write_run(tmp_path / "runs", point="b", split=(16, 4))
+    page = page_of(tmp_path)
+    assert '<pre dir="auto">first answer</pre>' in page
+    assert "a second rollout" not in page
+    assert "seed 0: no rollouts.jsonl.gz." in page
+
+
+def test_hostile_text_is_escaped_everywhere(tmp_path):
+    write_hostile_study(tmp_path / "runs")
+    page = page_of(tmp_path, command="bin/report '<script>'", notes=["a <script> in a note"])
+    assert len(page) < 200_000  # of a completion of 1 MB only its start
+    body = page.split("</style>")[1]
+    for forbidden in ("<script", "<img", "<b>", "<u>", "<i>", "<h1 id", "<style", "<link", "\x1b", "\u202e", "\ud83d"):
+        assert forbidden not in body, forbidden
+    assert html.escape(STUDY_NAME, quote=False).replace('"', "&#34;") in page
+    assert "[999,400 more characters]" in page
+    for text in HOSTILE[:4]:
+        assert text in html.unescape(page)
+
+
+def test_the_page_asks_for_nothing_and_runs_nothing(tmp_path):
+    write_run(tmp_path / "runs", point="only")
+    (tmp_path / "a.png").write_bytes(b"picture")
+    page = page_of(tmp_path, figures=[StudyFigure(tmp_path / "a.png", "A <title>", "what & who")])
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
+    assert 'src="data:image/png;base64,cGljdHVyZQ==" alt="A &lt;title&gt;: what &amp; who"' in page
+    assert not re.search(r"""(src|href)=["']?(?!data:|#)""", page)
+    assert "url(" not in page
+    assert "@import" not in page
+
+
+@pytest.mark.parametrize("accuracies", [(0.2,), ()])
+def test_a_study_that_was_not_evaluated_still_has_its_page(tmp_path, accuracies):
+    folder = write_run(tmp_path / "runs", point="only", status="running", accuracies=accuracies)
+    (folder / "metrics.jsonl").write_text('{"update": 1, "loss/total": 0.5}\n')
+    page = page_of(tmp_path)
+    assert "No run was evaluated after its start." in page
+    assert "allow no conclusion" in page
+
+
+def test_notes_and_the_command_close_the_page(tmp_path):
+    write_run(tmp_path / "runs", point="only")
+    page = page_of(tmp_path, command="bin/report runs --smooth=2", notes=["No figures: **no** matplotlib."])
+    assert "<li>No figures: <strong>no</strong> matplotlib.</li>" in page
+    assert "bin/report runs --smooth=2</pre>" in page

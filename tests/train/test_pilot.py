@@ -1,0 +1,99 @@
+"""What a study will cost, from a few steps of each of its points."""
+
+import copy
+import dataclasses
+
+import jax
+import pytest
+
+from rlvr_jax.train.assemble import assemble
+from rlvr_jax.train.config import ConfigError
+from rlvr_jax.train.pilot import (
+    N_STEPS,
+    PointCost,
+    duration,
+    measured_times,
+    pilot_config,
+    pilot_study,
+    refuse_several_processes,
+    study_text,
+)
+from rlvr_jax.train.stop import StopRequest
+
+# steps of 2 s, but for what two programs take the first time, and 5 s more where the noise is measured
+STEP_S = [60.0, 30.0, 2.0, 1.9, 7.0, 2.1, 2.0]
+COST = PointCost(
+    step_s=2.0, noise_s=5.0, evaluation_s=10.0, save_s=3.0, start_s=100.0, compile_s=600.0, step_tokens=1e6,
+    n_steps=1000, n_measurements=20, n_evaluations=11, n_saves=30, n_bytes=2**29,
+)  # fmt: skip
+
+
+def rows(is_measured):
+    noise = [{"gns/trace_cov": 1.0} if is_measured and i in (0, 4) else {} for i in range(N_STEPS)]
+    return [{"perf/step_s": s, "tokens": 700 * (i + 1)} | noise[i] for i, s in enumerate(STEP_S)]
+
+
+def test_steps_are_timed_once_they_are_compiled_and_the_rest_of_a_run_is_its_start():
+    times = measured_times(rows(is_measured=True), 150.0, 10.0)
+    # 150 s less 7 steps of 2 s, 2 measurements of 5 s more, and 2 evaluations of 10 s
+    assert times == {"step_s": 2.0, "noise_s": 5.0, "evaluation_s": 10.0, "start_s": 106.0, "step_tokens": 700.0}
+    plain = measured_times(rows(is_measured=False), 150.0, 10.0)
+    assert (plain["noise_s"], plain["start_s"]) == (0.0, 116.0)
+
+
+def test_a_point_takes_its_start_and_each_thing_as_often_as_it_does_it():
+    assert COST.run_s == 100 + 1000 * 2 + 20 * 5 + 11 * 10 + 30 * 3
+
+
+def test_a_study_is_its_points_one_after_the_other():
+    text = study_text([COST] * 3, compile_s=600.0, n_devices=4)
+    # 3 * 2400 s + 600 s = 7800 s, on 4 devices 8.67 h; 3 * 1000 steps of 1e6 tokens; 3 halves of a GiB
+    for words in ("3 run(s)", "2.2 h on 4 device(s)", "8.67 device-hours", "10 min of it", "3e+09 tokens", "1.5 GiB"):
+        assert words in text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(89, "89 s"), (120, "2 min"), (5399, "90 min"), (5400, "1.5 h")])
+def test_a_time_has_the_unit_that_a_person_would_choose(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_a_pilot_sends_nothing_anywhere_and_measures_noise_twice_where_the_run_measures_it(tiny_config):
+    tiny_config.log.wandb, tiny_config.eval.milestones = "online", (2,)
+    tiny_config.optimizer.schedule = "linear"
+    tiny_config.batch.minibatch_prompts = 4  # two updates per step
+    piloted = pilot_config(tiny_config)
+    assert (piloted.log.wandb, piloted.n_updates, piloted.noise.every_updates) == ("off", 14, 8)
+    assert piloted.optimizer.decay_updates == tiny_config.n_updates  # the run's schedule, not one of 14 updates
+    assert assemble(piloted).plan.n_noise_measurements == 2
+    assert assemble(piloted).plan.n_evaluations == 2
+    assert tiny_config.n_updates == 4
+
+
+def test_a_pilot_says_what_each_point_and_all_will_take(tiny_config, tiny_params, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "rlvr_jax.train.pilot.starting_weights", lambda config, parts, stop: jax.tree.map(jax.numpy.copy, tiny_params)
+    )
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    tiny_config.noise.every_updates, tiny_config.n_updates = 0, 100
+    second = copy.deepcopy(tiny_config)
+    second.seed = 1
+    said = []
+    first_cost, second_cost = pilot_study([tiny_config, second], task_hours=1e-6, stop=StopRequest(), say=said.append)
+    assert first_cost == second_cost  # seeds are timed once
+    assert dataclasses.replace(first_cost, n_steps=0).run_s < first_cost.run_s
+    # 100 updates, evaluated every second one and before the first, where it may be saved as the best; and the last
+    assert (first_cost.n_steps, first_cost.n_evaluations, first_cost.n_saves) == (100, 51, 49)
+    assert 0 < first_cost.step_tokens <= 8 * 7 + 32 * 4
+    assert list(tmp_path.iterdir()) == []
+    heading, table, study, *tasks = said
+    assert heading == f"pilot of {tiny_config.point_name}: 7 steps"
+    assert [line.split()[:2] for line in table.splitlines()] == [["point", "runs"], [tiny_config.point_name, "2"]]
+    assert study.startswith("the study, 2 run(s)")
+    assert len(tasks) == 2
+    assert "more than --slurm_hours=1e-06: it goes on in" in tasks[1]
+
+
+def test_several_processes_are_refused():
+    refuse_several_processes(1)
+    with pytest.raises(ConfigError, match="--pilot runs in one process and this is one of 2"):
+        refuse_several_processes(2)
