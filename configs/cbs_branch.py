@@ -1,7 +1,7 @@
 """Branched training: several batch sizes from one checkpoint, equally many rollouts for each.
 
     bin/train --config=cbs_branch.py:tiny_trunk      the run to branch off: the built-in model, 40 updates
-    bin/train --config=cbs_branch.py:tiny            8 to 512 prompts at 4 rollouts from there, 3 seeds
+    bin/train --config=cbs_branch.py:tiny            8 to 512 prompts at 4 rollouts from there, 5 seeds
     bin/train --config=cbs_branch.py:trunk           the same with OLMo-2-1B; needs a GPU and the Hub
     bin/train --config=cbs_branch.py
     bin/train --config=cbs_branch.py:tiny --config.study=NAME --config.start.checkpoint=runs/STUDY/POINT/checkpoints/N
@@ -24,7 +24,7 @@ N_PROMPTS = {"tiny": (8, 16, 32, 64, 128, 256, 512), None: (32, 64, 128, 256, 51
 N_UPDATES = {"tiny": 40, None: 100}  # of the trunk
 ROLLOUTS = {"tiny": 16_384, None: 65_536}  # of a branch
 N_EVALUATIONS = 4  # of a branch, beside that of its start
-SEEDS = {"tiny": (0, 1, 2), None: (0, 1)}
+SEEDS = {"tiny": (0, 1, 2, 3, 4), None: (0, 1)}
 
 
 def get_config(arg: str | None = None) -> c.TrainConfig:

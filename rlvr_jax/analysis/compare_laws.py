@@ -15,6 +15,7 @@ from rlvr_jax.analysis.observations import Observation
 COMPARED = ("total", "mean", "loo", "zeta")
 TEST_SIZE = 0.05
 SAME = 1.25  # splits whose steps differ by less than this are one batch size in practice
+_VARY = "vary both, so that equal N are split differently"
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class LawComparison:
 def compare_laws(observations: Iterable[Observation], *, confidence: float = 0.9) -> LawComparison:
     """N = P R alone ("total") beside the laws in both, on the same runs of one target.
 
-    "total" is "zeta" without two of its terms, so the likelihood ratio tests it. Both terms are >= 0, and under the null
-    they lie on that edge: the ratio is then a mixture of chi^2 with 0, 1 and 2 degrees of freedom, and the heaviest
-    possible, half 1 and half 2, is taken, each as an F with the runs left over. Runs with one rollout per prompt have no
-    group baseline and are left out of every fit.
+    "total" is "zeta" without two of its terms, so the likelihood ratio tests it. Both terms are >= 0, and in a world
+    where N suffices they lie on that edge: the ratio is then a mixture of chi^2 with 0, 1 and 2 degrees of freedom, and
+    the heaviest possible, half 1 and half 2, is taken, each as an F with the runs left over. Runs with one rollout per
+    prompt have no group baseline and are left out of every fit.
 
         refused      p < 0.05
         suffices     not refused, and the interval of S(most rollouts) / S(fewest) at one N lies within [1/1.25, 1.25]
@@ -48,9 +49,10 @@ def compare_laws(observations: Iterable[Observation], *, confidence: float = 0.9
     observations = list(observations)
     kept = [o for o in observations if o.n_rollouts > 1]
     n_left_out = len(observations) - len(kept)
-    left_out = f" {n_left_out} runs with one rollout per prompt have no group baseline and were left out." * bool(
-        n_left_out
-    )
+    left_out = ""
+    if n_left_out:
+        runs = "1 run" if n_left_out == 1 else f"{n_left_out} runs"
+        left_out = f" {runs} with one rollout per prompt, which have no group baseline, left out."
     if observations and not kept:
         return LawComparison(
             {}, None, f"The data cannot say whether N = P R suffices.{left_out}", n_left_out=n_left_out
@@ -70,14 +72,15 @@ def compare_laws(observations: Iterable[Observation], *, confidence: float = 0.9
         verdict += f" {at}." if at else f" How much the split matters is not known: {missing}."
     elif missing:
         suffices, verdict = None, f"The data cannot say whether N = P R suffices: {missing}."
-    elif 1 / SAME <= ratio.low and ratio.high <= SAME:
+    elif ratio.low >= 1 / SAME and ratio.high <= SAME:
         suffices = True
-        verdict = f"N = P R suffices for splits between these: {at}, and a law in N alone is not refused (p = {p:.2g})."
+        verdict = f"N = P R suffices: a law in N alone is not refused (p = {p:.2g}). {at}."
     else:
         suffices = None
         verdict = (
-            f"The data cannot say whether N = P R suffices: a law in N alone is not refused (p = {p:.2g}), but {at[0].lower()}"
-            f"{at[1:]}, too wide to call the splits equal; more seeds, or one N at more extreme splits, would tell."
+            f"The data cannot say whether N = P R suffices: a law in N alone is not refused (p = {p:.2g}), but "
+            f"{at[0].lower()}{at[1:]}, too wide to call the splits equal; more seeds, or one N at more extreme splits, "
+            "would tell."
         )
     if best is not None:
         near = [s for s in COMPARED if s != best and known.get(s, math.inf) < known[best] + 2]
@@ -92,9 +95,9 @@ def _missing(kept: list[Observation], fits: dict[str, LawFit]) -> str:
     if not reached:
         return "no run reached the target"
     if len(rollouts) == 1:
-        return f"every run that reached the target had {rollouts.pop()} rollouts per prompt; vary both, so that equal N are split differently"
+        return f"every run that reached the target had {rollouts.pop()} rollouts per prompt; {_VARY}"
     if len(prompts) == 1:
-        return f"every run that reached the target had {prompts.pop()} prompts; vary both, so that equal N are split differently"
+        return f"every run that reached the target had {prompts.pop()} prompts; {_VARY}"
     return ""
 
 

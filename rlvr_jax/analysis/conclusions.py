@@ -11,6 +11,7 @@ from rlvr_jax.analysis.law_text import law_sentence
 from rlvr_jax.analysis.law_words import UNIT_NAMES, target_name
 from rlvr_jax.analysis.noise_pool import Pooled
 from rlvr_jax.analysis.noise_series import study_noise
+from rlvr_jax.analysis.policy_noise import PolicyNoise, find_policy_noise
 from rlvr_jax.analysis.predict import Prediction, predict
 from rlvr_jax.analysis.predicted_rows import PredictedRow, StepsRow, compare_predicted, compare_steps
 from rlvr_jax.analysis.predicted_words import prediction_sentences, text
@@ -18,7 +19,7 @@ from rlvr_jax.analysis.seeds import Order, resolved_orders
 from rlvr_jax.analysis.split_conclusions import SplitConclusion, split_conclusions, split_headlines, why_no_split
 from rlvr_jax.analysis.study import Study
 
-__all__ = ["Conclusions", "IsoBatch", "LawConclusion", "SplitConclusion", "conclude"]
+__all__ = ["Conclusions", "IsoBatch", "LawConclusion", "SplitConclusion", "conclude", "predicted_headline"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Conclusions:
     predicted_rows: list[PredictedRow]  # predicted beside fitted, at every R that was run
     steps_rows: list[StepsRow]  # predicted beside fitted, over all splits that were run
     predicted_sentences: list[str]
+    policy_noise: list[PolicyNoise]  # what bin/noise measured of these runs' policies
     notes: list[str]  # what was left out and why
     branches: str = ""  # markdown on branches of one checkpoint: sentences and a table; "": there are none
 
@@ -64,6 +66,8 @@ def conclude(study: Study, *, confidence: float = 0.9) -> Conclusions:
     laws = _laws(study, confidence, notes)
     splits = split_conclusions(study, confidence=confidence, notes=notes)
     split_sentence = "" if splits else why_no_split(study.observations)
+    folders = {place / "noise" for record in study.records for place in (record.folder, record.folder.parent)}
+    policy_noise = find_policy_noise(sorted(folders), notes=notes)
     predictions = predict(study_noise(study.records), study.observations, unit=study.unit, confidence=confidence)
     predicted_rows = compare_predicted(predictions, [law.fit for law in laws if law.target is not None])
     steps_rows = compare_steps(predictions, [law.fit for law in laws if law.target is not None])
@@ -75,7 +79,7 @@ def conclude(study: Study, *, confidence: float = 0.9) -> Conclusions:
             *(law.sentence for law in laws),
             *split_headlines(splits, unit=study.unit),
             *([split_sentence] if split_sentence else []),
-            *(_predicted(row) for row in steps_rows if row.metric == "gradient"),
+            *(predicted_headline(row) for row in steps_rows if row.metric == "gradient"),
         ],
         conditions=_conditions(study),
         unit=study.unit,
@@ -89,22 +93,23 @@ def conclude(study: Study, *, confidence: float = 0.9) -> Conclusions:
         predictions=predictions,
         predicted_rows=predicted_rows,
         steps_rows=steps_rows,
-        predicted_sentences=[*(row.sentence for row in steps_rows), *prediction_sentences(predictions)],
+        predicted_sentences=prediction_sentences(predictions),
+        policy_noise=policy_noise,
         notes=notes,
         branches=branch_section(branches, **limits),
     )
 
 
-def _predicted(row: StepsRow) -> str:
+def predicted_headline(row: StepsRow) -> str:
     """The prediction beside the fit, in short; the row's own sentence has the ratios."""
     if not all(pooled.is_resolved for pooled in row.predicted.values()):
         return row.sentence
     normalised, best_size = text(row.predicted["normalised"]), text(row.predicted["best_size"])
     fitted = text(Pooled(row.fitted)) if row.is_fit_resolved else "unresolved"
     return (
-        f"{target_name(row.target, row.group)}: gradient noise of {row.runs_predicted} runs predicts {normalised} rollouts "
-        f"if steps are divided by their gradient's size, as Adam's, and {best_size} if they have the best size; fitted: "
-        f"{fitted}."
+        f"{target_name(row.target, row.group)}: gradient noise of {row.runs_predicted} runs predicts {normalised} "
+        f"rollouts if steps are divided by their gradient's size, as Adam's, and {best_size} if they have the best "
+        f"size; fitted: {fitted}."
     )
 
 

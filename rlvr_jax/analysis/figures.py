@@ -22,6 +22,11 @@ def new_figure(*, width_in: float = WIDTH_IN, height_in: float = HEIGHT_IN) -> A
     return Figure(figsize=(width_in, height_in), layout="constrained")
 
 
+def plain(text: str) -> str:
+    """Text of a run directory as matplotlib shows it word for word: between dollars it would read formulas."""
+    return text.replace("$", r"\$")
+
+
 def point_styles(points: list[PointSummary]) -> dict[str, dict[str, Any]]:
     """Colour and marker of every point by its name, the same in all figures of one study."""
     from matplotlib import colormaps
@@ -56,7 +61,7 @@ def runs_comparison(points: list[PointSummary], path: Path) -> None:
         axes.axhline(target, color="grey", linewidth=0.8, linestyle=":")
     axes.set(
         xlabel="optimiser updates",
-        ylabel=f"held-out {record.config['eval.target_metric']} ({record.config['task.name']})",
+        ylabel=plain(f"held-out {record.config['eval.target_metric']} ({record.config['task.name']})"),
         title="accuracy over training; dotted: targets",
     )
     save(figure, path, n_labels=len(points))
@@ -80,7 +85,7 @@ def draw_curves(axes: Any, points: list[PointSummary], curve_of: Callable[[RunRe
             axes.fill_between(
                 shared, values.min(axis=0), values.max(axis=0), color=style["color"], alpha=0.15, linewidth=0
             )
-            axes.plot(shared, values.mean(axis=0), label=point.name, **style)
+            axes.plot(shared, values.mean(axis=0), label=plain(point.name), **style)
         for curve in curves:
             beyond = [update for update in sorted(curve) if not shared or update >= shared[-1]]
             if len(beyond) > 1 or not shared:
@@ -125,7 +130,7 @@ def mark_unresolved(axes: Any, x: float) -> None:
 def name_points(axes: Any, names: Iterable[str]) -> None:
     """The x axis as one place per point."""
     names = list(names)
-    short = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
+    short = [plain(name if len(name) <= 24 else f"{name[:23]}…") for name in names]
     is_crowded = sum(map(len, short)) > 50
     axes.set_xticks(range(len(names)), short, rotation=45 if is_crowded else 0, ha="right" if is_crowded else "center")
     axes.set_xlim(-0.5, len(names) - 0.5)

@@ -19,7 +19,7 @@ _LONGEST_SEARCH = 60  # doublings of the distance; the likelihood has crossed it
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its interval. `low` may be 0 and `high` infinite, and so may the value where the optimum is an edge."""
+    """A value and its interval. `low` may be 0, `high` infinite, and the value either where the optimum is an edge."""
 
     value: float
     low: float
@@ -69,8 +69,8 @@ class FittedCurve:
     def ratio(self, ratio: Ratio) -> Estimate:
         """A ratio of coefficients and its interval: all values q with a law of that ratio that is likely enough.
 
-        The laws with (top . c) = q (bottom . c) and c >= 0 are again non-negative sums of a few curves, so each q is a fit
-        of its own, with every other number refitted.
+        The laws with (top . c) = q (bottom . c) and c >= 0 are again non-negative sums of a few curves, so each q is a
+        fit of its own, with every other number refitted.
         """
         coefficients = self.best.coefficients[0]
         top, bottom = float(ratio.top @ coefficients), float(ratio.bottom @ coefficients)
@@ -163,7 +163,7 @@ class FittedCurve:
             low = least if is_low_open else crossing(value, least, -1)
             high = most if is_high_open else crossing(value, most, +1)
             return Estimate(value, low, high)
-        # The optimum is an edge: a first point inside the interval is looked for, from a typical value towards the edge.
+        # The optimum is an edge: from a typical value towards it, a first point inside the interval.
         sign = -1 if value <= least else +1
         inside = typical
         for _ in range(_LONGEST_SEARCH):

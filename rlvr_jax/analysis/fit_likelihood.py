@@ -1,6 +1,6 @@
 """The likelihood of runs under one curve, and its maximum over the curve's coefficients.
 
-Run i took S_i steps with ln S_i = ln(law_i) + sigma eps_i (relative), or S_i = law_i + sigma eps_i (absolute), and what is
+Run i took S_i steps with ln S_i = ln(law_i) + sigma eps_i (relative), or S_i = law_i + sigma eps_i (absolute); what is
 known of it is an interval, a bound or a number. The curve is e^(m_t) (X_i . w) / (x . w): a level per target t, at the
 reference row x, and a shape that only the direction of the weights w >= 0 decides, the same for all targets.
 """
@@ -67,7 +67,9 @@ class Maximum:
 def log_likelihood(runs: Runs, curve_n: np.ndarray, sigma: float) -> tuple[float, np.ndarray, float]:
     """(log likelihood, its derivative by each run's prediction, by ln sigma).
 
-        sum over runs of  ln( Phi((upper - mu) / sigma) - Phi((lower - mu) / sigma) ),  or of the density where both ends agree
+        sum over runs of  ln( Phi((upper - mu) / sigma) - Phi((lower - mu) / sigma) )
+
+    or of the log density where both ends agree.
 
     mu is ln(curve) in a relative fit and the curve in an absolute one; the derivative is by mu.
     """

@@ -25,8 +25,8 @@ def fit_targets(
 ) -> list[TargetFit]:
     """One fit for each target of each group, targets ascending; then, of a group with two or more, a joint one.
 
-    The joint law has one curve 1 + B_noise/B and a level S_min for each target. Targets of one run share its luck, so its
-    points count as one: 2 ln L is scaled by runs / points, and Student's t has runs - 2 degrees of freedom. That is
+    The joint law has one curve 1 + B_noise/B and a level S_min for each target. Targets of one run share its luck, so
+    its points count as one: 2 ln L is scaled by runs / points, and Student's t has runs - 2 degrees of freedom. That is
     right when a run is late by one factor at every target, and too cautious otherwise. Its lack_of_fit_p asks whether
     the targets prefer different B_noise; where they do (p < 0.01) it is unresolved.
 

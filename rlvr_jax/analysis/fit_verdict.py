@@ -31,10 +31,11 @@ def why_unresolved(
     lack_of_fit_p: float | None,
     n_free: int,
 ) -> str:
-    """ "" where the data carry the law, else one sentence: what is missing and what would give it.
+    """Nothing ("") where the data carry the law, else one sentence: what is missing and what would give it.
 
     Resolved means that the interval of the knee has two ends, within [smallest / 2, 2 largest] of the sizes measured
-    and within a factor of 10 of each other, from at least 3 sizes, and that the seeds do not refuse the curve (p < 0.01).
+    and within a factor of 10 of each other, from one size more than the law has numbers, and that the seeds do not
+    refuse the curve (p < 0.01).
     Two ends alone are too little: where all B lie beyond 10 B_noise, S still falls by a tenth, and an interval misses 0
     far more often than in 5% of studies. But its lower end stays below the true B_noise in 95%, so below smallest / 10;
     likewise its upper end above 10 largest where all B lie below B_noise / 10. Simulated in bench/fit_coverage.py.
@@ -50,10 +51,19 @@ def _first_reason(
     knee: Knee, terms: dict[str, Estimate], observations: list[Observation], p: float | None, n_free: int
 ) -> str:
     reached = [o for o in observations if o.is_reached]
+    if len(terms) > 1:
+        for name in ("n_prompts", "n_rollouts"):
+            values = {getattr(o, name) for o in observations}
+            if len(values) == 1:
+                return f"{name} is {values.pop()} in all runs, so the law's terms cannot be told apart; vary it"
+        splits = {(o.n_prompts, o.n_rollouts) for o in reached}
+        if len(splits) < len(terms) + 2:
+            return f"only {len(splits)} splits reached the target; the law needs at least {len(terms) + 2}"
     sizes = sorted({s for s, o in zip(knee.sizes, observations, strict=True) if o.is_reached})
-    if len(sizes) < LEAST_SIZES:
+    if len(terms) == 1 and len(sizes) < LEAST_SIZES:
+        noun = "size" if len(sizes) == 1 else "sizes"
         return (
-            f"only {len(sizes)} {'size' if len(sizes) == 1 else 'sizes'} reached the target ({_listed(sizes)} {knee.unit}); "
+            f"only {len(sizes)} {noun} reached the target ({_listed(sizes)} {knee.unit}); "
             f"the law needs at least {LEAST_SIZES}"
         )
     if n_free <= 0:
@@ -61,21 +71,15 @@ def _first_reason(
     if len({(o.after, o.by) for o in reached}) == 1 and reached[0].after < reached[0].by:
         o = reached[0]
         return f"every run reached it in the same evaluation interval, ({o.after:g}, {o.by:g}]; evaluate more often"
-    for name, values in (
-        ("n_prompts", {o.n_prompts for o in observations}),
-        ("n_rollouts", {o.n_rollouts for o in observations}),
-    ):
-        if len(terms) > 1 and len(values) == 1:
-            return f"{name} is {values.pop()} in all runs, so the terms of a law in both cannot be told apart; vary it"
-    open_end = _open_end(knee)
-    if open_end:
-        return open_end
-    unbounded = [name for name, estimate in terms.items() if math.isinf(estimate.high)]
-    if unbounded:
-        return f"{' and '.join(unbounded)} cannot be told from the rest of the law; add splits of other products"
     if p is not None and p < REFUSED_P:
-        return f"seeds differ too little to explain how far the law misses the points (p = {p:.2g}); S follows another curve"
-    return ""
+        if len({o.target for o in reached}) > 1:
+            return f"the targets prefer different {knee.name} (p = {p:.2g}); read them one by one"
+        return f"seeds differ less than the law misses the points (p = {p:.2g}); S follows another curve"
+    open_end = _open_end(knee)
+    unbounded = [name for name, estimate in terms.items() if math.isinf(estimate.high)]
+    if not open_end and unbounded:
+        return f"{' and '.join(unbounded)} cannot be told from the rest of the law; add splits of other products"
+    return open_end
 
 
 def _open_end(knee: Knee) -> str:
@@ -85,16 +89,16 @@ def _open_end(knee: Knee) -> str:
     if is_low_open and is_high_open:
         return f"the runs scatter too much to place {knee.name} within {measured}; add seeds"
     if is_low_open:
-        return (
-            f"S hardly depends on size from {measured}: only {knee.name} < {e.high:.3g} is known; measure smaller sizes"
-        )
+        known = f"only {knee.name} < {e.high:.3g} is known"
+        return f"S hardly depends on size from {measured}: {known}; measure smaller sizes"
     if is_high_open:
-        return f"S still falls with size at the largest of {measured}: only {knee.name} > {e.low:.3g} is known; measure larger sizes"
+        known = f"only {knee.name} > {e.low:.3g} is known"
+        return f"S still falls with size at the largest of {measured}: {known}; measure larger sizes"
     if e.high > SPAN * e.low:
-        more = (math.log(e.high / e.low) / math.log(SPAN)) ** 2
+        more = math.ceil(10 * (math.log(e.high / e.low) / math.log(SPAN)) ** 2) / 10
         return (
             f"{knee.name} lies anywhere from {e.low:.3g} to {e.high:.3g} {knee.unit}; "
-            f"about {math.ceil(10 * more) / 10:g} times as many runs would place it within a factor of {SPAN:g}"
+            f"about {more:g} times as many runs would place it within a factor of {SPAN:g}"
         )
     return ""
 

@@ -1,4 +1,4 @@
-"""The critical-batch-size law fitted to the steps of many runs, with intervals, or the reason why they cannot carry it."""
+"""The critical-batch-size law fitted to many runs, with intervals, or the reason why they cannot carry it."""
 
 import math
 from collections.abc import Iterable
@@ -24,6 +24,7 @@ from rlvr_jax.analysis.observations import Observation
 
 RESIDUALS = ("relative", "absolute")
 _BAND_KNOTS = 13
+_NARROW = 1e-6  # of ln S: an interval this short is a number, and the difference of two probabilities is only rounding
 
 __all__ = ["RESIDUALS", "SHAPES", "Estimate", "FitPoint", "LawFit", "fit_law"]
 
@@ -114,7 +115,7 @@ def fit_law(
 ) -> LawFit:
     """The law of one target, fitted to all runs there are.
 
-    Relative: maximum likelihood of ln S = ln law + sigma eps, where a run counts with the interval between two evaluations
+    Relative: maximum likelihood of ln S = ln law + sigma eps. A run counts with the interval between two evaluations
     that its target fell into, or, if it never got there, with all steps beyond its last. Absolute: least squares of the
     steps as printed, the runs that never got there left out, as published fits are made. All coefficients are >= 0.
     Intervals are of the profile likelihood, with Student's t (fit_intervals). arXiv:1812.06162 (sec. 2.3) has the law.
@@ -175,6 +176,8 @@ def fit_curve(observations: list[Observation], *, shape: str, residuals: str, co
     p = _other_b_noise_p(curve) if len(reached) > 1 else _lack_of_fit_p(curve, fitted)
     knee = _knee(shape, curve, terms, fitted)
     reason = why_unresolved(knee, terms, fitted, n_runs=len(kept), lack_of_fit_p=p, n_free=curve.n_free)
+    if not reason and not best.is_certain:
+        reason = "the optimiser did not settle on one law; more runs would fix it"
     level_of = {t: best.coefficients[k] for k, t in enumerate(sorted(reached))}
     return LawFit(
         **common,
@@ -184,8 +187,8 @@ def fit_curve(observations: list[Observation], *, shape: str, residuals: str, co
         sigma=best.sigma,
         log_likelihood=best.log_likelihood,
         aicc=_aicc(best.log_likelihood, columns.shape[1] + runs.n_targets, len(fitted)),
-        resolved=not reason and best.is_certain,
-        reason=reason if best.is_certain else "the optimiser did not settle on one law; more runs would fix it",
+        resolved=not reason,
+        reason=reason,
         lack_of_fit_p=p,
         points=tuple(_point(o, shape, residuals, level_of.get(o.target)) for o in kept),
         curve=curve,
@@ -231,6 +234,8 @@ def _runs(observations: list[Observation], targets: list[float], residuals: str)
     with np.errstate(divide="ignore"):
         lower_n = np.log(np.array([o.after for o in observations], float))
         upper_n = np.log(np.array([o.by for o in observations], float))
+    is_narrow_n = upper_n - lower_n < _NARROW
+    lower_n, upper_n = (np.where(is_narrow_n, (lower_n + upper_n) / 2, ends) for ends in (lower_n, upper_n))
     return Runs(lower_n, upper_n, target_n, is_relative=True)
 
 

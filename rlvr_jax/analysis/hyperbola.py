@@ -20,10 +20,9 @@ class HyperbolaPoint:
 def hyperbola_points(fit: LawFit) -> list[HyperbolaPoint]:
     """(S/S_min - 1) (E/E_min - 1) of each batch size that was reached, ascending; the law says 1.
 
-    E = B S, E_min = S_min B_noise: arXiv:1812.06162 (eq. 2.11). The product is steep where S or E is near its least: a
-    run that is late by 10% moves it by far more than 10% there, so it shows which side of the knee a batch lies on and
-    whether it bends as the law does; the fit itself weighs ln S. Batches that some runs never reached are shown by those
-    that did, and are therefore too low.
+    E = B S, E_min = S_min B_noise: arXiv:1812.06162 (sec. 2.3). The product is steep where S or E is near its least: a
+    run that is late by 10% moves it by far more than 10% there, so it shows where the points leave the curve; the fit
+    itself weighs ln S. A batch that some runs never got to the target with is shown by those that did, so too low.
 
     Raises:
         ValueError: a fit of another shape, of several targets, or with S_min or B_noise at an edge.

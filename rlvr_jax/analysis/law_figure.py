@@ -53,9 +53,8 @@ def _draw_group(panels: Any, fits: list[TargetFit], unit: str) -> None:
     for index, (fit, colour) in enumerate(zip(targets, colours, strict=True)):
         shift = math.exp(_DODGE * (index - (len(targets) - 1) / 2))
         _draw_curves(steps, examples, fit.fit, batches, colour)
-        for point in fit.fit.points:
-            _draw_point(steps, point, colour, shift, is_examples=False)
-            _draw_point(examples, point, colour, shift, is_examples=True)
+        _draw_points(steps, fit.fit.points, colour, shift, is_examples=False)
+        _draw_points(examples, fit.fit.points, colour, shift, is_examples=True)
     name = UNIT_NAMES[unit]
     group = f"{fits[0].group}: " if fits[0].group else ""
     steps.set(ylabel=f"{name} to target", title=f"{group}{name} to target, S(B)")
@@ -63,9 +62,8 @@ def _draw_group(panels: Any, fits: list[TargetFit], unit: str) -> None:
     for axes in (steps, examples, strip):
         _log_batch_axis(axes, batches)
     for axes in (steps, examples):
-        _log_value_axis(
-            axes, [y for line in axes.get_lines() if len(line.get_xdata()) < _N_CURVE for y in line.get_ydata()]
-        )
+        marked = [line for line in axes.get_lines() if line.get_marker() in "^vo"]
+        _log_value_axis(axes, np.concatenate([line.get_ydata() for line in marked]))
         axes.set_xlabel("batch size B, rollouts")
         axes.grid(alpha=0.2)
     _draw_scales(strip, fits, colours, batches)
@@ -107,7 +105,10 @@ def _draw_curves_by_rollouts(steps: Any, examples: Any, law: LawFit, colour: Any
             axes.plot(
                 batch, curve * factor, color=colour, linewidth=1.0, linestyle="-" if law.resolved else (0, (4, 3))
             )
-            axes.annotate(f"R={n_rollouts}", (batch[0], (curve * factor)[0]), ha="right", fontsize=7, color=colour)
+            axes.annotate(
+                f"R={n_rollouts}", (batch[0], (curve * factor)[0]), xytext=(-6, 0), textcoords="offset points",
+                ha="right", va="center", fontsize=7, color=colour,
+            )  # fmt: skip
 
 
 def _split(law: LawFit, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -121,19 +122,27 @@ def _split(law: LawFit, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray] | No
     return (batch, np.ones_like(batch)) if law.shape == "total" else None
 
 
-def _draw_point(axes: Any, point: FitPoint, colour: Any, shift: float, *, is_examples: bool) -> None:
+def _draw_points(axes: Any, points: tuple[FitPoint, ...], colour: Any, shift: float, *, is_examples: bool) -> None:
     """A dot on top of the bar in which the truth lies; a triangle where only one side is known."""
-    seen = point.observation
-    x, factor = seen.batch * shift, seen.batch if is_examples else 1
-    style = {"color": colour, "linestyle": "none", "markersize": 5, "zorder": 3}
-    if not seen.is_reached:
-        axes.plot(x, seen.after * factor, marker="^", markerfacecolor="none", **style | {"markersize": 7})
-    elif seen.after <= 0:
-        axes.plot(x, seen.at * factor, marker="v", markerfacecolor="none", **style | {"markersize": 7})
-    else:
-        axes.plot(x, seen.at * factor, marker="o", **style)
-        if seen.by > seen.after:
-            axes.plot([x, x], [seen.after * factor, seen.by * factor], color=colour, linewidth=1.2, alpha=0.7)
+    marks: dict[str, list[tuple[float, float]]] = {"^": [], "v": [], "o": []}
+    bars = []
+    for point in points:
+        seen = point.observation
+        x, factor = seen.batch * shift, seen.batch if is_examples else 1
+        if not seen.is_reached:
+            marks["^"].append((x, seen.after * factor))
+        elif seen.after <= 0:
+            marks["v"].append((x, seen.at * factor))
+        else:
+            marks["o"].append((x, seen.at * factor))
+            if seen.by > seen.after:
+                bars.append((x, seen.after * factor, seen.by * factor))
+    for marker, places in marks.items():
+        style = {"markersize": 5} if marker == "o" else {"markersize": 7, "markerfacecolor": "none"}
+        if places:
+            axes.plot(*zip(*places, strict=True), marker=marker, color=colour, linestyle="none", zorder=3, **style)
+    if bars:
+        axes.vlines(*zip(*bars, strict=True), color=colour, linewidth=1.2, alpha=0.7)
 
 
 def _draw_scales(axes: Any, fits: list[TargetFit], colours: Any, batches: list[int]) -> None:
@@ -206,12 +215,12 @@ def _log_batch_axis(axes: Any, batches: list[int]) -> None:
     axes.minorticks_off()
 
 
-def _log_value_axis(axes: Any, values: list[float]) -> None:
+def _log_value_axis(axes: Any, values: np.ndarray) -> None:
     """Around the values, since a curve may run far from them; plain numbers at 1, 2 and 5 of each decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_yscale("log")
-    low, high = min(filter(None, values)) / 1.6, max(values) * 1.6
+    low, high = values[values > 0].min() / 1.6, values.max() * 1.6
     axes.set_ylim(low, high)
     subs = (1.0, 2.0, 5.0) if high / low < 3e3 else (1.0,)
     axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))

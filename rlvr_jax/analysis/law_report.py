@@ -8,9 +8,10 @@ from rlvr_jax.analysis.fit_targets import TargetFit, fit_targets
 from rlvr_jax.analysis.fits import LawFit
 from rlvr_jax.analysis.law_residuals import aligned, residual_text
 from rlvr_jax.analysis.law_split_text import split_text
-from rlvr_jax.analysis.law_table import Row, one_update_rows, table_notes, table_observations
+from rlvr_jax.analysis.law_table import Row, one_update_rows, table_observations
 from rlvr_jax.analysis.law_text import law_text
 from rlvr_jax.analysis.law_words import SHAPE_FORMULAS, UNIT_NAMES, interval_text, number_text, target_name
+from rlvr_jax.analysis.table_notes import table_notes
 
 _COLUMNS = 118
 

@@ -90,5 +90,9 @@ def _is_within(point: FitPoint) -> bool:
 
 def _residual_text(residual: float, kind: str) -> str:
     if kind == "relative":
-        return f"{math.expm1(residual):+.0%}" if residual < _LARGE_LOG else f"x{number_text(math.exp(residual))}"
+        return (
+            f"{round(100 * math.expm1(residual)):+d}%"
+            if residual < _LARGE_LOG
+            else f"x{number_text(math.exp(residual))}"
+        )
     return number_text(round(residual)) if round(residual) <= 0 else f"+{number_text(round(residual))}"

@@ -40,7 +40,7 @@ class Ratio:
         """(least, most) that it can be for c >= 0."""
         is_either = (self.top > 0) | (self.bottom > 0)
         each = [t / b if b > 0 else math.inf for t, b in zip(self.top[is_either], self.bottom[is_either], strict=True)]
-        return min(each), max(each)
+        return float(min(each)), float(max(each))
 
 
 def law_columns(shape: str, n_prompts: ArrayLike, n_rollouts: ArrayLike) -> np.ndarray:
@@ -66,7 +66,8 @@ def law_columns(shape: str, n_prompts: ArrayLike, n_rollouts: ArrayLike) -> np.n
     """
     p, r = np.broadcast_arrays(np.asarray(n_prompts, float), np.asarray(n_rollouts, float))
     p, r = p.ravel(), r.ravel()
-    return np.stack([np.ones_like(p), *_columns(shape, p, r)], axis=1)
+    with np.errstate(divide="ignore"):  # one rollout takes for ever where its group is its baseline
+        return np.stack([np.ones_like(p), *_columns(shape, p, r)], axis=1)
 
 
 def needs_two_rollouts(shape: str) -> bool:
@@ -105,7 +106,7 @@ def prompt_cbs_ratio(shape: str, n_rollouts: float) -> Ratio | None:
 
 
 def rollout_cbs_ratio(shape: str, n_prompts: float) -> tuple[Ratio, float] | None:
-    """(ratio, offset): S at `offset + ratio` rollouts is twice that at infinitely many; None where it is not a ratio."""
+    """(ratio, offset): at `offset + ratio` rollouts S is twice that of infinitely many; None without such a ratio."""
     p = float(n_prompts)
     match shape:
         case "total":

@@ -4,9 +4,9 @@ import math
 from collections import defaultdict
 
 from rlvr_jax.analysis.compare_laws import COMPARED, LawComparison, compare_laws
-from rlvr_jax.analysis.fits import LawFit
+from rlvr_jax.analysis.fits import Estimate, LawFit
 from rlvr_jax.analysis.law_residuals import aligned
-from rlvr_jax.analysis.law_words import SHAPE_FORMULAS, UNIT_NAMES, interval_text, number_text, target_name
+from rlvr_jax.analysis.law_words import SHAPE_FORMULAS, UNIT_NAMES, interval_text, is_bounded, number_text, target_name
 from rlvr_jax.analysis.observations import Observation
 
 
@@ -37,10 +37,12 @@ def _table(comparison: LawComparison, observations: list[Observation], unit: str
     """A line per shape; critical sizes of the best one with both terms."""
     rows = [["law", f"S_min, {UNIT_NAMES[unit]}", "its terms, with intervals", "spread", "AICc"]]
     for shape, law in comparison.fits.items():
-        terms = [f"{name} {number_text(term.value)} {interval_text(term)}" for name, term in law.terms.items()]
+        terms = [f"{name} {_term_text(term, law)}" for name, term in law.terms.items()]
         aicc = f"{law.aicc:.1f}" if math.isfinite(law.aicc) else "-"
         spread = f"{law.sigma:.0%}" if math.isfinite(law.sigma) else "-"
-        rows.append([shape, number_text(law.s_min.value), ", ".join(terms), spread, aicc])
+        rows.append(
+            [shape, number_text(law.s_min.value) if is_bounded(law.s_min) else "-", ", ".join(terms), spread, aicc]
+        )
     return aligned(rows) + _critical_lines(comparison, observations)
 
 
@@ -49,18 +51,20 @@ def _critical_lines(comparison: LawComparison, observations: list[Observation]) 
     if not shapes:
         return []
     shape, law = min(shapes.items(), key=lambda item: item[1].aicc)
+    if not law.resolved:
+        return ["", f'"{shape}" is unresolved: {law.reason}.']
     n_prompts, n_rollouts = _middle([o.n_prompts for o in observations]), _middle([o.n_rollouts for o in observations])
     prompts, rollouts = law.prompt_cbs(n_rollouts), law.rollout_cbs(n_prompts)
     return [
         "",
         f'By "{shape}": twice S_min at {number_text(prompts.value)} prompts {interval_text(prompts)} of {n_rollouts}'
         f" rollouts; at {n_prompts} prompts, twice the steps of endless rollouts at {number_text(rollouts.value)}"
-        f" rollouts {interval_text(rollouts)}.{_caution(law)}",
+        f" rollouts {interval_text(rollouts)}.",
     ]
 
 
-def _caution(law: LawFit) -> str:
-    return "" if law.resolved else f" Unresolved: {law.reason}."
+def _term_text(term: Estimate, law: LawFit) -> str:
+    return f"{number_text(term.value) if law.resolved else 'unresolved'} {interval_text(term)}"
 
 
 def _middle(values: list[int]) -> int:

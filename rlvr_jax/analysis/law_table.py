@@ -95,7 +95,7 @@ def table_observations(rows: list[Row], unit: str) -> list[Observation]:
     """
     if unit not in UNITS:
         raise ValueError(f"unit={unit!r} is none of {', '.join(UNITS)}")
-    furthest = _furthest(rows)
+    furthest = furthest_steps(rows)
     found = []
     for row in rows:
         count = row.updates_per_step if unit == "update" else 1
@@ -123,39 +123,6 @@ def table_observations(rows: list[Row], unit: str) -> list[Observation]:
             )
         )
     return found
-
-
-def table_notes(rows: list[Row]) -> list[str]:
-    """Sentences on how the rows were read, where that was a choice."""
-    notes = []
-    spacings = sorted({row.eval_every for row in rows if row.eval_every})
-    if spacings:
-        every = " or ".join(f"{spacing:g}" for spacing in spacings)
-        example = spacings[0]
-        notes.append(
-            f"Evaluations lie {every} steps apart: a printed {3 * example:g} means {2 * example:g}-{3 * example:g},"
-            f" and {example:g} means at most {example:g}."
-        )
-    if any(row.steps is not None and not row.eval_every for row in rows):
-        which = "" if not spacings else " where eval_every is blank"
-        notes.append(f"Steps are taken as exact{which}; eval_every says how far evaluations lie apart.")
-    unreached = [row for row in rows if row.steps is None]
-    furthest = _furthest(rows)
-    guessed = [row for row in unreached if row.max_steps is None and furthest[row.identity] > 0]
-    if guessed:
-        bounds = [f"{row.run} > {furthest[row.identity]:g} steps to {row.target:g}" for row in guessed[:4]]
-        more = f" and {len(guessed) - 4} more" if len(guessed) > 4 else ""
-        notes.append(
-            f"Not reached, and the table does not say how far the run went (max_steps); it went at least as far as its"
-            f" last printed step: {', '.join(bounds)}{more}."
-        )
-    unknown = [row for row in unreached if row.max_steps is None and furthest[row.identity] == 0]
-    if unknown:
-        names = ", ".join(dict.fromkeys(row.run for row in unknown[:8]))
-        notes.append(
-            f"Left out: {names} reached no target, and no max_steps says how far it went, so nothing is known."
-        )
-    return notes + _order_notes(rows)
 
 
 def one_update_rows(rows: list[Row]) -> list[Row]:
@@ -228,25 +195,9 @@ def _check_runs(path: str | Path, rows: list[Row]) -> None:
                 )
 
 
-def _furthest(rows: list[Row]) -> dict[tuple, float]:
+def furthest_steps(rows: list[Row]) -> dict[tuple, float]:
     """How many steps each run is known to have made."""
     furthest: dict[tuple, float] = defaultdict(float)
     for row in rows:
         furthest[row.identity] = max(furthest[row.identity], row.steps or 0.0, row.max_steps or 0.0)
     return furthest
-
-
-def _order_notes(rows: list[Row]) -> list[str]:
-    """Runs whose steps neither rise nor fall with the target, as a first crossing must."""
-    by_run: dict[tuple, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_run[row.identity].append(row)
-    odd = []
-    for run_rows in by_run.values():
-        steps = [math.inf if row.steps is None else row.steps for row in sorted(run_rows, key=lambda row: row.target)]
-        if steps != sorted(steps) and steps != sorted(steps, reverse=True):
-            odd.append(run_rows[0].run)
-    if not odd:
-        return []
-    more = f" and {len(odd) - 8} more" if len(odd) > 8 else ""
-    return [f"Check {', '.join(odd[:8])}{more}: steps neither rise nor fall from target to target."]

@@ -9,7 +9,7 @@ from rlvr_jax.analysis.fit_targets import TargetFit
 from rlvr_jax.analysis.fits import Estimate, LawFit
 from rlvr_jax.analysis.law_choices import residual_choices
 from rlvr_jax.analysis.law_residuals import aligned
-from rlvr_jax.analysis.law_words import UNIT_NAMES, interval_text, number_text, target_name, term_name
+from rlvr_jax.analysis.law_words import UNIT_NAMES, interval_text, is_bounded, number_text, target_name, term_name
 
 _PROCEDURES = {
     "relative": "maximum likelihood in relative error, evaluation spacing and runs that did not get there included",
@@ -128,7 +128,7 @@ def _table(fits: list[TargetFit], unit: str) -> list[str]:
                 law.residuals,
                 f"{law.n_reached} of {len(law.points)}",
                 *itertools.chain.from_iterable(values),
-                "-" if law.s_min is None else number_text(law.s_min.value),
+                number_text(law.s_min.value) if is_bounded(law.s_min) else "-",
                 interval_text(law.s_min),
                 _spread_text(law),
             ]

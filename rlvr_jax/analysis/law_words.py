@@ -40,6 +40,11 @@ def interval_text(estimate: Estimate | None) -> str:
     return f"[{number_text(estimate.low)}, {number_text(estimate.high)}]"
 
 
+def is_bounded(estimate: Estimate | None) -> bool:
+    """Whether its interval has two ends: a value of which one side is open is no measurement."""
+    return estimate is not None and estimate.low > 0 and math.isfinite(estimate.high)
+
+
 def target_name(target: float | None, group: str = "") -> str:
     """ "0.45", or "all" for the joint fit of all targets; behind its group's name where it has one."""
     name = "all" if target is None else f"{target:g}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rlvr_jax.analysis.figures import new_figure, point_styles, save
+from rlvr_jax.analysis.figures import new_figure, plain, point_styles, save
 from rlvr_jax.analysis.noise_series import NoiseSeries, noise_series
 from rlvr_jax.analysis.seeds import ratio_of_averages
 from rlvr_jax.analysis.summary import PointSummary
@@ -96,7 +96,7 @@ def _figure(points: list[PointSummary], path: Path, windows: list[list[Window]],
         axes = figure.subplots()
         styles = point_styles(points)
         for point, found in shown:
-            _draw(axes, found, label=point.name, style=styles[point.name])
+            _draw(axes, found, label=plain(point.name), style=styles[point.name])
         axes.set(xlabel="optimiser updates", ylabel=axis, title=title, yscale="log")
         values = [w.value for _, found in shown for w in found if w.value is not None and w.value > 0]
         if values:  # intervals of few measurements are many times wider than what there is to see

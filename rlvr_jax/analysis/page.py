@@ -7,6 +7,7 @@ from typing import Any
 
 from rlvr_jax.analysis.conclusions import Conclusions
 from rlvr_jax.analysis.page_laws import (
+    branch_blocks,
     card_sentences,
     iso_table,
     law_cards,
@@ -68,6 +69,7 @@ def write_page(
         shapes=shapes_table(conclusions),
         predicted=predicted_table(conclusions),
         steps=steps_table(conclusions),
+        branches=branch_blocks(conclusions),
         laws=law_table(conclusions),
         iso=iso_table(conclusions),
         sampled=_sampled(study),

@@ -1,9 +1,10 @@
 """Conclusions of a study as cards and tables of its page."""
 
 import math
+import re
 from dataclasses import dataclass
 
-from rlvr_jax.analysis.conclusions import Conclusions, LawConclusion
+from rlvr_jax.analysis.conclusions import Conclusions, LawConclusion, predicted_headline
 from rlvr_jax.analysis.fits import Estimate
 from rlvr_jax.analysis.law_words import UNIT_NAMES, interval_text, number_text, target_name
 from rlvr_jax.analysis.page_tables import Table
@@ -16,7 +17,8 @@ _STEPS_COLUMNS = {
     "best_size": "from gradients, if steps have the best size",
 }
 
-_STEPS_WORDS = {"normalised": "if steps are divided by their size (Adam)", "best_size": "if they have the best size"}
+_CELL_END = re.compile(r"(?<!\\)\|")
+_STEPS_WORDS = {"normalised": "(steps as Adam's)", "best_size": "(steps of the best size)"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def card_sentences(conclusions: Conclusions) -> set[str]:
     """The sentences whose numbers are all on the cards: of laws that are resolved, and of predictions."""
     said = {law.sentence for law in conclusions.laws if law.fit.fit.resolved}
     on_cards = {(law.target, law.group) for law in conclusions.laws}
-    return said | {row.sentence for row in conclusions.steps_rows if (row.target, row.group) in on_cards}
+    return said | {predicted_headline(row) for row in conclusions.steps_rows if (row.target, row.group) in on_cards}
 
 
 def _card(law: LawConclusion, predicted: StepsRow | None) -> Card:
@@ -61,7 +63,7 @@ def _card(law: LawConclusion, predicted: StepsRow | None) -> Card:
 
 def _predicted_text(row: StepsRow) -> str:
     parts = [f"{pooled_text(row.predicted[steps])} {words}" for steps, words in _STEPS_WORDS.items()]
-    return f"By gradient noise {', '.join(parts)}."
+    return f"By gradients {', '.join(parts)}"
 
 
 def _reached(law: LawConclusion) -> str:
@@ -187,6 +189,23 @@ def _least_text(law: LawConclusion) -> str:
     if law.fit.fit.s_min is not None:
         return estimate_text(law.fit.fit.s_min)
     return "; ".join(f"{target:g}: {estimate_text(least)}" for target, least in (law.fit.s_min_by_target or {}).items())
+
+
+def branch_blocks(conclusions: Conclusions) -> list[str | Table]:
+    """What branches of one checkpoint say, from markdown: sentences and tables in their order."""
+    blocks: list[str | Table] = []
+    for block in conclusions.branches.split("\n\n"):
+        lines = [line.strip() for line in block.splitlines() if line.strip()]
+        if lines and all(line.startswith("|") for line in lines):
+            header, *rows = [
+                [cell.strip().replace("\\|", "|") for cell in _CELL_END.split(line.strip("|"))]
+                for i, line in enumerate(lines)
+                if i != 1  # the rule below the header
+            ]
+            blocks.append(Table(header, rows))
+        elif lines:
+            blocks.append(" ".join(lines))
+    return blocks
 
 
 def estimate_text(estimate: Estimate | None, *, missing: str = "unresolved") -> str:

@@ -147,7 +147,7 @@ def facts_table(study: Study) -> Table:
     return Table(
         ["of the runs", "recorded"],
         [
-            [name, ", ".join(v if n == n_runs else f"{v} ({n} of {n_runs} runs)" for v, n in values.items())]
+            [name, ", ".join(v if n == n_runs else f"{v} ({n} of {n_runs} runs)" for v, n in values.most_common())]
             for name, values in facts.items()
         ],
     )

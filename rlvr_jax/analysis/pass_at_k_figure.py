@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from rlvr_jax.analysis.figures import draw_curves, new_figure, point_styles, save
+from rlvr_jax.analysis.figures import draw_curves, new_figure, plain, point_styles, save
 from rlvr_jax.analysis.read_runs import RunRecord, column
 from rlvr_jax.analysis.summary import PointSummary
 
@@ -46,7 +46,7 @@ def pass_at_k_at_the_end(points: list[PointSummary], path: Path, *, ks: list[int
             axes.fill_between(
                 ks, list(map(min, by_k)), list(map(max, by_k)), color=styles[point.name]["color"], alpha=0.15
             )
-            axes.plot(ks, means, label=point.name, **styles[point.name])
+            axes.plot(ks, means, label=plain(point.name), **styles[point.name])
     for start in sorted(set(starts)):
         axes.plot(ks, start, color="grey", linestyle="--", linewidth=1.0, zorder=1)
     axes.set_xscale("log", base=2)

@@ -226,6 +226,8 @@ def relative_steps(moments: Moments, n_prompts: int, n_rollouts: int, *, steps: 
     if not moments.grad_sq > 0:
         return math.nan
     noise_to_signal = _trace_cov(moments, n_rollouts) / (n_prompts * moments.grad_sq)
+    if not noise_to_signal >= 0:  # an estimate from parts may be negative
+        return math.nan
     return (1 + noise_to_signal) ** (1.0 if steps == "best_size" else 0.5)
 
 

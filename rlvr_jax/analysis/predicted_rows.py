@@ -173,9 +173,9 @@ def ratio_of(over: Estimate, under: Estimate) -> Estimate:
 def agreement(ratio: Estimate) -> str:
     """What a ratio with its interval allows one to say."""
     if ratio.low > 1:
-        return f"they differ, the prediction is at least {ratio.low:.2g} times as large"
+        return f"they differ, the prediction is at least {ratio.low:.3g} times as large"
     if ratio.high < 1:
-        return f"they differ, the fitted one is at least {1 / ratio.high:.2g} times as large"
+        return f"they differ, the fitted one is at least {1 / ratio.high:.3g} times as large"
     factor = max(ratio.high, 1 / ratio.low if ratio.low > 0 else math.inf)
     if not factor < 10:
         return "too uncertain to tell a factor of ten"

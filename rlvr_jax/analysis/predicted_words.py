@@ -1,10 +1,34 @@
 """What predictions from gradient noise say, as markdown."""
 
+import math
+
 from rlvr_jax.analysis.law_words import interval_text, number_text, target_name
 from rlvr_jax.analysis.noise_pool import Pooled
 from rlvr_jax.analysis.predict import Prediction
+from rlvr_jax.analysis.predicted_rows import StepsRow
 
 _METRIC_WORDS = {"gradient": "", "adam": " in Adam's metric"}
+
+
+def steps_table(rows: list[StepsRow]) -> str:
+    """The B_noise of hyperbolas through predicted steps beside the fitted one, as a markdown table; "" without rows.
+
+    "misses by" is the typical factor between predicted and observed steps, with one level for all runs left free.
+    """
+    if not rows:
+        return ""
+    head = ["target", "fitted", "steps divided by their size (Adam)", "/ fitted", "misses by"]
+    head += ["steps of the best size", "/ fitted", "misses by", "runs"]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for row in rows:
+        cells = [target_name(row.target, row.group) + _METRIC_WORDS[row.metric]]
+        cells.append(text(Pooled(row.fitted if row.is_fit_resolved else None)))
+        for steps in ("normalised", "best_size"):
+            miss = row.misses.get(steps, math.nan)
+            cells += [text(row.predicted[steps]), text(Pooled(row.ratios[steps])) if steps in row.ratios else "-"]
+            cells.append(f"× {miss:.2f}" if math.isfinite(miss) else "-")
+        lines.append(f"| {' | '.join([*cells, str(row.runs_predicted)])} |")
+    return "\n".join(lines)
 
 
 def prediction_table(predictions: list[Prediction]) -> str:

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from rlvr_jax.analysis.conclusions import Conclusions
 from rlvr_jax.analysis.fits import Estimate
 from rlvr_jax.analysis.iso_batches import IsoBatch
+from rlvr_jax.analysis.law_checks import law_checks_text
 from rlvr_jax.analysis.law_text import law_text
 from rlvr_jax.analysis.law_words import UNIT_NAMES, interval_text, number_text, target_name
-from rlvr_jax.analysis.predicted_words import prediction_table
+from rlvr_jax.analysis.policy_noise import policy_noise_table
+from rlvr_jax.analysis.predicted_words import prediction_table, steps_table
 from rlvr_jax.analysis.seeds import Ratio
 from rlvr_jax.analysis.study import Study
 from rlvr_jax.analysis.summary import (
@@ -28,11 +30,12 @@ def report_text(study: Study, conclusions: Conclusions) -> str:
         _about(study),
         _bullets("## Conclusions", conclusions.headline),
         _bullets("These hold under:", conclusions.conditions),
-        _points(study),
+        points_text(study),
         _law(conclusions),
         _splits(conclusions),
         _iso_batches(conclusions),
         _predicted(conclusions),
+        _policy_noise(conclusions),
         f"## Branches of one checkpoint\n\n{conclusions.branches}" if conclusions.branches else "",
         "\n".join(["## Order of points", "", *conclusions.orders]) if conclusions.orders else "",
         _bullets("## Notes", conclusions.notes),
@@ -50,7 +53,8 @@ def _about(study: Study) -> str:
     )
 
 
-def _points(study: Study) -> str:
+def points_text(study: Study) -> str:
+    """The table of points, and how long each took to every target."""
     if not study.points:
         return "No run was evaluated after its start: there is no accuracy to report."
     is_several = any(record.updates_per_step > 1 for record in study.records)
@@ -111,6 +115,7 @@ def _law(conclusions: Conclusions) -> str:
             f"S(B) = S_min (1 + B_noise / B): {UNIT_NAMES[conclusions.unit]} to a target, B = prompts x rollouts. At "
             f"B = B_noise a run takes twice S_min. Learning rate: {conclusions.learning_rate}.",
             law_text(conclusions.fits, unit=conclusions.unit),
+            law_checks_text(conclusions.fits, unit=conclusions.unit),
         ]
     )
 
@@ -153,8 +158,11 @@ def _splits(conclusions: Conclusions) -> str:
 
 
 def _estimate_text(estimate: Estimate) -> str:
+    """ "310 [210, 480]"; the bound alone where one end is open, and nothing but that where both are."""
     interval = interval_text(estimate)
-    return f"{number_text(estimate.value)} {interval if interval.startswith('[') else f'({interval})'}"
+    if interval.startswith("["):
+        return f"{number_text(estimate.value)} {interval}"
+    return "unresolved" if interval == "any" else interval
 
 
 def _iso_batches(conclusions: Conclusions) -> str:
@@ -183,6 +191,13 @@ def _iso_batches(conclusions: Conclusions) -> str:
     return "\n\n".join(parts)
 
 
+def _policy_noise(conclusions: Conclusions) -> str:
+    if not conclusions.policy_noise:
+        return ""
+    what = "Measured by bin/noise on these policies alone, where the law above averages over the way to a target."
+    return "\n\n".join(["## Gradient noise of single policies", what, policy_noise_table(conclusions.policy_noise)])
+
+
 def _predicted(conclusions: Conclusions) -> str:
     if not conclusions.predictions:
         return ""
@@ -194,6 +209,7 @@ def _predicted(conclusions: Conclusions) -> str:
             "Adam's are, its square root, where the loss is straight. A hyperbola through either, at the splits that "
             "were run, has the B that compares with the fitted one. Intervals hold what scatters between measurements, "
             "not whether these steps are those the optimiser took.",
+            steps_table(conclusions.steps_rows),
             prediction_table(conclusions.predictions),
             "\n".join(f"- {sentence}" for sentence in conclusions.predicted_sentences),
         ]
@@ -202,6 +218,7 @@ def _predicted(conclusions: Conclusions) -> str:
 
 def table_lines(rows: list[list[str]]) -> list[str]:
     """A markdown table with its columns aligned; the first row is the header."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
     return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]

@@ -80,7 +80,7 @@ def branch_state(
         ConfigError: the trunk started from other weights.
     """
     checkpoint = Path(config.start.checkpoint)
-    run = read_run(run_folder(checkpoint))
+    run = read_run(run_folder(checkpoint, option="start.checkpoint"))
     if run is None:
         raise CheckpointError(f"start.checkpoint={checkpoint} belongs to no run: there is no run.json beside it")
     if (config.algo.kl_coef > 0 or parts.lora is not None) and run["starting_params"] != start_hash:

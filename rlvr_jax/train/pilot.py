@@ -18,6 +18,7 @@ from rlvr_jax.analysis.read_runs import Row, read_rows
 from rlvr_jax.models.spec import Params
 from rlvr_jax.train.assemble import Parts, assemble
 from rlvr_jax.train.batch_plan import BatchPlan, is_due, is_evaluation_due
+from rlvr_jax.train.branch import branch_problems
 from rlvr_jax.train.checkpoint import Checkpoints
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields
 from rlvr_jax.train.log import EVALS_FILE, METRICS_FILE, NOISE_FOLDER, ROLLOUTS_FILE
@@ -77,6 +78,8 @@ def pilot_study(
         Stopped: `stop` is due; nothing is kept.
     """
     all_parts = assembled(points)
+    if problems := list(dict.fromkeys(problem for config in points for problem in branch_problems(config))):
+        raise ConfigError(problems)
     kinds = [_kind(config) for config in points]
     costs: dict[str, PointCost] = {}
     params, params_of = None, None

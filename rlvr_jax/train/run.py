@@ -427,7 +427,7 @@ class _Run:
         if is_first():
             evals = read_rows(self.folder / EVALS_FILE)
             reached = updates_to_targets(evals, metric=self._target_name, targets=self.config.eval.targets)
-            settings = flat_fields(self.config) | {"optimizer.peak_lr in use": self.config.peak_lr}
+            settings = flat_fields(self.config) | {"optimizer.peak_lr_in_use": self.config.peak_lr}
             self.log.hparams(settings, self.last_evaluation | reached, update=self.counters.update)
         self.write_run(FINISHED, final=self.last_evaluation, counters=self.counters._asdict())
 

@@ -94,9 +94,9 @@ def _check_config(config: TrainConfig, checkpoint: Path) -> None:
         log.warning("checkpoint %s was trained with other settings: %s", checkpoint, "; ".join(surprising))
 
 
-def run_folder(checkpoint: Path) -> Path:
+def run_folder(checkpoint: Path, *, option: str = "--checkpoint") -> Path:
     """The run directory that a checkpoint belongs to; the folder it lies in, if that is not called checkpoints."""
-    folder, _ = located_checkpoint(checkpoint)
+    folder, _ = located_checkpoint(checkpoint, option=option)
     return folder.parent if folder.name == "checkpoints" else folder
 
 

@@ -59,7 +59,7 @@ def test_studies_that_miss_the_knee_are_unresolved_and_give_the_bound_they_can(s
 
 
 def test_few_coarse_runs_do_not_claim_more_than_they_know():
-    """One seed, most targets met by the first or second evaluation: noise cannot be seen, and must not be taken for 0."""
+    """One seed, most targets met by the first or second evaluation: noise cannot be seen, and is not taken for 0."""
     batches = [256 * 2**k for k in range(6)] + [65536]
     fits = repeats(total_law(20.0, 4000.0), batches, 3, 40, n_seeds=1, noise=0.2, n_steps=4000)
     assert np.mean([fit.b_noise.low <= 4000 <= fit.b_noise.high for fit in fits]) >= 0.8

@@ -90,7 +90,7 @@ def test_steps_that_rise_with_the_batch_give_no_negative_noise():
 
 
 def test_dropping_runs_that_never_arrive_would_bias_the_law():
-    """S(125) = 1800: with 1500 steps to run only the lucky third arrives, and counting those alone makes B_noise small."""
+    """S(125) = 1800: in 1500 steps only the lucky third arrives, and counting those alone makes B_noise small."""
     rng = np.random.default_rng(4)
     kept, dropped = [], []
     for _ in range(12):

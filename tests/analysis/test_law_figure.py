@@ -6,6 +6,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 from law_fits import REASON, at_target, law, seen
+from matplotlib.collections import PolyCollection
 
 from rlvr_jax.analysis import law_figure as module
 from rlvr_jax.analysis.fits import LawFit
@@ -32,11 +33,12 @@ def drawn(monkeypatch):
 
 
 def curves(axes):
-    return [line for line in axes.get_lines() if len(line.get_xdata()) > 2]
+    return [line for line in axes.get_lines() if len(line.get_xdata()) == 41]
 
 
 def marks(axes, marker):
-    return [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.get_lines() if line.get_marker() == marker]
+    lines = [line for line in axes.get_lines() if line.get_marker() == marker]
+    return [place for line in lines for place in zip(line.get_xdata(), line.get_ydata(), strict=True)]
 
 
 @pytest.mark.filterwarnings("error")
@@ -52,7 +54,7 @@ def test_steps_stand_left_examples_right_and_scales_below(tmp_path, drawn):
     np.testing.assert_allclose(right.get_ydata(), 10 * (batch + 1000))
     assert (batch[0], batch[-1]) == pytest.approx((256, 2048))
     assert [line.is_dashed() for line in curves(steps)] == [False, True]
-    assert len(steps.collections) == 1  # a band for the resolved one only
+    assert sum(isinstance(drawn_as, PolyCollection) for drawn_as in steps.collections) == 1  # resolved
     labels = [text.get_text() for text in steps.get_xticklabels()]
     assert labels == ["256", "512", "1024", "2048"]
     remarks = [text.get_text() for text in strip.texts]
@@ -70,8 +72,8 @@ def test_marks_tell_how_well_a_time_is_known(tmp_path, drawn):
     assert marks(steps, "v") == [pytest.approx((512 / shift, 25)), pytest.approx((1024 / shift, 25))]
     assert marks(steps, "^") == [pytest.approx((256 * shift, 400))]
     assert marks(examples, "^") == [pytest.approx((256 * shift, 400 * 256))]
-    bars = [line for line in steps.get_lines() if len(line.get_xdata()) == 2]
-    assert [list(bar.get_ydata()) for bar in bars] == [[25, 50]]
+    (bar,) = (bar for bars in steps.collections if hasattr(bars, "get_segments") for bar in bars.get_segments())
+    np.testing.assert_allclose(bar, [[256 / shift, 25], [256 / shift, 50]])
     assert steps.get_ylabel() == "updates to target"
 
 

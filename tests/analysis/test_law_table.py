@@ -8,10 +8,10 @@ import pytest
 from rlvr_jax.analysis.law_table import (
     one_update_rows,
     read_table,
-    table_notes,
     table_observations,
     unused_columns,
 )
+from rlvr_jax.analysis.table_notes import table_notes
 
 HEADER = "run,n_prompts,n_rollouts,target,steps"
 LINES = "a,32,8,0.5,75\na,32,8,0.6,\nb,64,8,0.5,50\nb,64,8,0.6,225\n"
@@ -40,6 +40,13 @@ def test_a_printed_step_lies_above_the_evaluation_before_it(tmp_path):
     path = write(tmp_path, f"{HEADER}\n{LINES}c,128,8,0.5,25\n")
     assert windows(path, eval_every=25) == [(50, 75), (75, math.inf), (25, 50), (200, 225), (0, 25)]
     assert "a printed 75 means 50-75, and 25 means at most 25" in " ".join(table_notes(read_table(path, eval_every=25)))
+
+
+def test_targets_met_by_the_first_evaluation_are_named(tmp_path):
+    text = f"{HEADER}\na,32,8,0.4,25\na,32,8,0.5,75\nb,64,8,0.4,25\nb,64,8,0.5,50\nc,64,8,0.4,50\nc,64,8,0.5,50\n"
+    notes = " ".join(table_notes(read_table(write(tmp_path, text), eval_every=25)))
+    assert "no more than an upper bound is known: 2 of 3 runs at 0.4. Absolute residuals take" in notes
+    assert "upper bound" not in " ".join(table_notes(read_table(write(tmp_path, text))))
 
 
 def test_max_steps_say_how_far_a_run_went_up_to_its_last_evaluation(tmp_path):

@@ -3,15 +3,17 @@
 import dataclasses
 import html
 import re
+import sys
 
 import pytest
 from law_fits import law, seen
 from page_studies import HOSTILE, STUDY_NAME, write_completions, write_hostile_study
 from written_runs import write_run
 
-from rlvr_jax.analysis.conclusions import LawConclusion, conclude
+from rlvr_jax.analysis.conclusions import LawConclusion, conclude, predicted_headline
 from rlvr_jax.analysis.fit_targets import TargetFit
 from rlvr_jax.analysis.page import write_page
+from rlvr_jax.analysis.report import write_report
 from rlvr_jax.analysis.study import read_study
 from rlvr_jax.analysis.study_figures import StudyFigure
 
@@ -27,7 +29,7 @@ def page_of(tmp_path, *, changes=None, **options):
 def cells_of(page, name):
     """The cells of the first row with this name."""
     row = re.search(rf'<tr><th scope="row">{re.escape(name)}</th>(.*?)</tr>', page)
-    return [html.unescape(cell) for cell in re.findall("<td>(.*?)</td>", row[1])]
+    return [html.unescape(cell) for cell in re.findall("<td[^>]*>(.*?)</td>", row[1])]
 
 
 def of_law(fit, *, target=0.6, sentence="said in words"):
@@ -89,6 +91,30 @@ def test_no_number_of_an_unresolved_law_is_shown(tmp_path):
     assert "said in words" in page.split('id="answer"')[1].split("</section>")[0]
 
 
+def test_branches_are_shown_as_sentences_and_tables(tmp_path):
+    write_run(tmp_path / "runs", point="only")
+    markdown = "From **step** 5, one.\n\n| batch | a \\| b |\n|---|---|\n| 64 | <0.1> |\n| 256 | - |\n\nAnd another."
+    page = page_of(tmp_path, changes={"branches": markdown})
+    section = page.split('id="branches"')[1].split("</section>")[0]
+    assert "<p>From <strong>step</strong> 5, one.</p>" in section
+    assert "<p>And another.</p>" in section
+    assert '<th scope="col">a | b</th>' in section
+    assert (cells_of(section, "64"), cells_of(section, "256")) == (["<0.1>"], ["-"])
+    assert 'id="branches"' not in page_of(tmp_path)
+
+
+def test_predictions_stand_on_the_card_of_their_law_and_not_again_below(tmp_path):
+    write_hostile_study(tmp_path / "runs")
+    study = read_study([tmp_path / "runs"])
+    conclusions = conclude(study)
+    said = {predicted_headline(row) for row in conclusions.steps_rows if row.metric == "gradient"}
+    assert said
+    assert said <= set(conclusions.headline)
+    answer = html.unescape(page_of(tmp_path).split('id="answer"')[1].split("</section>")[0])
+    assert answer.count("By gradients") == len(said)
+    assert not any(sentence in answer for sentence in said)
+
+
 def test_settings_are_told_apart_and_facts_shown(tmp_path):
     more = {
         "git_revision": "0123abc",
@@ -134,7 +160,7 @@ def test_the_page_asks_for_nothing_and_runs_nothing(tmp_path):
     page = page_of(tmp_path, figures=[StudyFigure(tmp_path / "a.png", "A <title>", "what & who")])
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
     assert 'src="data:image/png;base64,cGljdHVyZQ==" alt="A &lt;title&gt;: what &amp; who"' in page
-    assert not re.search(r"""(src|href)=["']?(?!data:|#)""", page)
+    assert set(re.findall(r"""(?:src|href)=(["']?\w*\W)""", page)) == {'"data:', '"#'}
     assert "url(" not in page
     assert "@import" not in page
 
@@ -146,6 +172,17 @@ def test_a_study_that_was_not_evaluated_still_has_its_page(tmp_path, accuracies)
     page = page_of(tmp_path)
     assert "No run was evaluated after its start." in page
     assert "allow no conclusion" in page
+
+
+def test_without_matplotlib_the_report_has_all_but_figures_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
+    write_run(tmp_path / "runs", point="only")
+    write_report(read_study([tmp_path / "runs"]), tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "No figures: matplotlib is not installed" in page
+    assert "<figure" not in page
+    assert cells_of(page, "8 x 4")
+    assert not list((tmp_path / "out").glob("*.png"))
 
 
 def test_notes_and_the_command_close_the_page(tmp_path):

@@ -193,3 +193,33 @@ def test_a_normalised_step_does_one_over_the_root_of_a_noiseless_ones_work():
         gradients[:, 0] += 1.0
         advance = (gradients[:, 0] / np.linalg.norm(gradients, axis=1)).mean()
         assert advance == pytest.approx(1 / math.sqrt(1 + 3600 / batch), rel=0.05)
+
+
+def test_runs_of_one_rollout_per_prompt_have_their_own_noise_alone():
+    runs = [measured_run(f"s{i}", n_rollouts=1, trace_cov=[20.0], grad_sq=[2.0]) for i in range(3)]
+    (found,) = predict(runs, [seen(f"s{i}") for i in range(3)])
+    assert [at.n_rollouts for at in found.noise] == [1]
+    assert found.at(1).rollouts.estimate.value == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("trace_cov", [0.0, math.nan])
+def test_a_policy_without_any_gradient_predicts_nothing(trace_cov):
+    runs = [measured_run(f"s{i}", trace_cov=[trace_cov], grad_sq=[0.0]) for i in range(3)]
+    (found,) = predict(runs, [seen(f"s{i}") for i in range(3)])
+    assert not found.at(4).rollouts.is_resolved
+    assert not any(pooled.is_resolved for pooled in found.as_fitted.values())
+
+
+def test_noise_that_comes_out_negative_from_its_parts_predicts_nothing_there():
+    parts = {"v_prompt": [-5.0], "zeta1": [2.0], "zeta2": [8.0]}
+    runs = [measured_run(f"s{i}", n_rollouts=5, trace_cov=[4.0], grad_sq=[0.5]) | parts for i in range(3)]
+    (found,) = predict(runs, [seen(f"s{i}") for i in range(3)])
+    assert found.at(5).prompts.is_resolved
+    assert "not told apart from 0" in found.at(64).prompts.reason
+    assert "not told apart from 0" in found.terms["alpha"].reason
+    assert math.isnan(found.relative_steps(1, 64, steps="normalised"))
+
+
+def test_nothing_measured_predicts_nothing():
+    runs = [measured_run("s0", trace_cov=[], grad_sq=[], updates=[])]
+    assert predict(runs, [seen("s0")]) == []

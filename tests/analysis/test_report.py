@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from written_runs import write_run
 
-from rlvr_jax.analysis.conclusions import conclude
+from rlvr_jax.analysis.conclusions import point_orders
 from rlvr_jax.analysis.figures import gns_comparison, runs_comparison
 from rlvr_jax.analysis.report import write_report
 from rlvr_jax.analysis.report_tables import write_metrics, write_runs
-from rlvr_jax.analysis.report_text import report_text
+from rlvr_jax.analysis.report_text import points_text
 from rlvr_jax.analysis.study import read_study
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -29,9 +29,9 @@ def make_point(root, *, split, finals, **more):
 
 
 def report(tmp_path):
-    """The text alone: pictures take seconds."""
+    """What stands in the report of points, their order and notes: the law and pictures take seconds."""
     study = read_study([tmp_path / "runs"])
-    return report_text(study, conclude(study))
+    return "\n\n".join([points_text(study), "## Order of points", *point_orders(study), "## Notes", *study.notes])
 
 
 def table_of(text):

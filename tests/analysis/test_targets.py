@@ -88,17 +88,17 @@ def test_smoothing_takes_a_lucky_evaluation_for_less(tmp_path):
 
 
 def test_steps_and_rollouts_are_those_of_the_rows(tmp_path):
-    # dynamic sampling draws more than the plan: 100 rollouts by update 2, 180 by update 4; 0.6 is half way
+    # not as planned: 2 steps and 100 rollouts by update 2, 5 and 180 by update 4; 0.6 is half way
     folder = write_run(tmp_path, point="p")
     rows = [
         {"update": u, "step": s, "rollouts": r, "eval/digits/pass@1": a}
-        for u, s, r, a in ((0, 0, 0, 0.2), (2, 1, 100, 0.4), (4, 2, 180, 0.8))
+        for u, s, r, a in ((0, 0, 0, 0.2), (2, 2, 100, 0.4), (4, 5, 180, 0.8))
     ]
     write_rows(folder / "evals.jsonl", rows)
     (record,) = find_runs([tmp_path])
     found = evaluations(record)
     updates = found.crossing(0.6).updates
-    np.testing.assert_allclose([found.steps_at(updates), found.rollouts_at(updates)], [1.5, 140.0])
+    np.testing.assert_allclose([found.steps_at(updates), found.rollouts_at(updates)], [3.5, 140.0])
 
 
 def test_steps_and_rollouts_that_rows_lack_are_those_of_the_plan(tmp_path):

@@ -25,8 +25,8 @@ def write_run(root, *, n_prompts, name="digits"):
     folder = root / f"np{n_prompts}"
     folder.mkdir(parents=True)
     config = {
-        "seed": 0, "batch.n_prompts": n_prompts, "batch.n_rollouts": 4, "task.name": name, "eval.target_metric": "pass@1",
-        "eval.targets": [0.6], "eval.k": [1], "eval.every_updates": 2,
+        "seed": 0, "batch.n_prompts": n_prompts, "batch.n_rollouts": 4, "task.name": name,
+        "eval.target_metric": "pass@1", "eval.targets": [0.6], "eval.k": [1], "eval.every_updates": 2,
     }  # fmt: skip
     run = {"status": "finished", "study": "s", "point": folder.name, "config": config, "plan": {}}
     (folder / "run.json").write_text(json.dumps(run))
@@ -58,7 +58,10 @@ def test_it_writes_every_file_and_says_where(tmp_path, monkeypatch, capsys):
         (["nowhere"], "bin/report: nowhere holds no run (no run.json at or below it)\n"),
         (["empty"], "bin/report: empty holds no run (no run.json at or below it)\n"),
         (["damaged"], "bin/report: damaged/np8/run.json is no run.json of this library"),
-        (["a", "b"], "bin/report: the runs differ in task.name (digits, sums) and cannot share a table; report them apart"),
+        (
+            ["a", "b"],
+            "bin/report: the runs differ in task.name (digits, sums) and cannot share a table; report them apart",
+        ),
         (["a", "--out=file"], "bin/report: "),
     ],
 )

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from rlvr_jax.train.config import ConfigError
-from rlvr_jax.train.milestones import WINDOW_UPDATES, milestone_means, milestone_text
+from rlvr_jax.train.milestones import WINDOW_UPDATES, milestone_means, milestone_text, updates_to_targets
 from rlvr_jax.train.validate import validate
 
 

@@ -93,6 +93,13 @@ def test_a_pilot_says_what_each_point_and_all_will_take(tiny_config, tiny_params
     assert "more than --slurm_hours=1e-06: it goes on in" in tasks[1]
 
 
+def test_a_branch_without_its_trunk_is_refused_before_anything_is_timed(tiny_config):
+    tiny_config.start.checkpoint, said = "nowhere", []
+    with pytest.raises(ConfigError, match=r"start\.checkpoint=nowhere is neither"):
+        pilot_study([tiny_config], task_hours=24.0, stop=StopRequest(), say=said.append)
+    assert said == []
+
+
 def test_several_processes_are_refused():
     refuse_several_processes(1)
     with pytest.raises(ConfigError, match="--pilot runs in one process and this is one of 2"):

@@ -248,7 +248,7 @@ def test_event_files_read_back_with_tensorboards_own_reader(finished):
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     hparams = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
     assert hparams["optimizer.lr_rule"].string_value == "constant"
-    assert hparams["optimizer.peak_lr in use"].number_value == pytest.approx(1e-3)
+    assert hparams["optimizer.peak_lr_in_use"].number_value == pytest.approx(1e-3)
     # 0.6, 0.7, 0.8: what this run reached of them, at its last update for the tab to find
     content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
     experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment

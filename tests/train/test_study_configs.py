@@ -6,6 +6,7 @@ from absl import flags
 from rlvr_jax.train import config as c
 from rlvr_jax.train.config import ConfigError
 from rlvr_jax.train.config_file import CONFIG_FOLDER, load_points
+from rlvr_jax.train.slurm import slurm_script
 from rlvr_jax.train.validate import validate
 from rlvr_jax.train.validate_noise import can_decompose
 
@@ -24,7 +25,7 @@ def points_of(config, *overrides):
 
 def test_every_config_is_known_here():
     assert {path.stem for path in CONFIG_FOLDER.glob("[!_]*.py")} == {
-        "smoke", "arithmetic", "gsm8k", "math", "wordle", "cbs_p4", *(f"cbs_{phase}" for phase in GRIDS),
+        "smoke", "arithmetic", "gsm8k", "math", "wordle", "cbs_p4", "cbs_branch", *(f"cbs_{phase}" for phase in GRIDS),
     }  # fmt: skip
 
 
@@ -82,6 +83,33 @@ def test_a_small_study_for_a_law_has_a_resolved_target_early_and_noise_where_it_
         assert len(point.eval.targets) >= 3
         assert point.noise.every_updates > 0
         assert can_decompose(point) == (point.batch.n_rollouts >= 4)
+
+
+@pytest.mark.parametrize(("size", "n_seeds"), [("", 2), (":tiny", 5)])
+def test_branches_draw_equally_many_rollouts_from_one_checkpoint_and_are_evaluated_at_the_same(size, n_seeds):
+    points = points_of(f"cbs_branch.py{size}")
+    for point in points:
+        validate(point)
+        assert point.n_updates % point.eval.every_updates == 0
+    (trunk,) = points_of(f"cbs_branch.py:{'tiny_' if size else ''}trunk")
+    validate(trunk)
+    assert {point.start.checkpoint for point in points} == {f"runs/{trunk.study}/{trunk.point_name}"}
+    assert len({point.n_updates * point.rollouts_per_update for point in points}) == 1
+    assert {point.n_updates // point.eval.every_updates for point in points} == {4}
+    batches = [point.rollouts_per_update for point in points]
+    assert all(batches.count(batch) == n_seeds for batch in batches)
+    # the trunk's own rate at the trunk's own batch, and the root of the ratio elsewhere
+    rates = {point.rollouts_per_update: point.peak_lr for point in points}
+    assert rates[trunk.rollouts_per_update] == pytest.approx(trunk.peak_lr)
+    assert rates[4 * trunk.rollouts_per_update] == pytest.approx(2 * trunk.peak_lr)
+
+
+@pytest.mark.parametrize("phase", [*GRIDS, "p4", "branch"])
+def test_each_phase_has_a_slurm_script_with_a_task_per_point(phase, tmp_path):
+    points = points_of(f"cbs_{phase}.py")
+    script = slurm_script(points, ["bin/train"], folder=tmp_path, hours=24.0, gpus=1, nodes=1)
+    assert f"#SBATCH --array=0-{len(points) - 1}\n" in script
+    assert all(f"#   {number} {point.point_name}\n" in script for number, point in enumerate(points))
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "math"])

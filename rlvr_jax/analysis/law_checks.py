@@ -1,0 +1,65 @@
+"""Whether runs follow the law that was fitted to them, as text."""
+
+import math
+
+from rlvr_jax.analysis.fit_targets import TargetFit
+from rlvr_jax.analysis.hyperbola import hyperbola_points
+from rlvr_jax.analysis.law_residuals import aligned, residual_text
+from rlvr_jax.analysis.law_words import number_text, target_name
+
+_REFUSED = 0.05
+
+
+def law_checks_text(fits: list[TargetFit], *, unit: str) -> str:
+    """Residuals of every batch, the test of lack of fit, and the hyperbola; "" without fits.
+
+    Args:
+        fits: of shape "total", of one kind of residuals.
+        unit: "step" or "update".
+    """
+    sections = [residual_text(fits, unit=unit), _lack_of_fit(fits), _hyperbola(fits)]
+    return "\n\n".join(section for section in sections if section)
+
+
+def _lack_of_fit(fits: list[TargetFit]) -> str:
+    known = [fit for fit in fits if fit.fit.lack_of_fit_p is not None]
+    if not known:
+        return (
+            "Lack of fit is not tested: it takes several seeds of some batch size, and more sizes than numbers fitted."
+        )
+    values = ", ".join(f"{fit.fit.lack_of_fit_p:.2g} at {target_name(fit.target, fit.group)}" for fit in known)
+    bent = [target_name(fit.target, fit.group) for fit in known if fit.fit.lack_of_fit_p < _REFUSED]
+    said = f"the law is refused at {', '.join(bent)}" if bent else "the law is refused nowhere"
+    return (
+        f"Lack of fit, p: {values}. Of one target it is the means of batch sizes against what seeds differ by, of all "
+        f"it is one B_noise against one for each target. Below {_REFUSED:g}, {said}."
+    )
+
+
+def _hyperbola(fits: list[TargetFit]) -> str:
+    """(S/S_min - 1)(E/E_min - 1) by batch and target."""
+    columns = {}
+    for fit in fits:
+        if fit.target is None or not fit.fit.resolved:
+            continue
+        try:
+            columns[target_name(fit.target, fit.group)] = {p.batch: p for p in hyperbola_points(fit.fit)}
+        except ValueError:  # an end of the law is not measured
+            continue
+    if not columns:
+        return ""
+    rows = [["B, rollouts", *columns]]
+    for batch in sorted({batch for column in columns.values() for batch in column}):
+        found = [column.get(batch) for column in columns.values()]
+        rows.append([str(batch), *("" if point is None else _product_text(point.product) for point in found)])
+    return "\n".join(
+        [
+            "(S/S_min - 1)(E/E_min - 1), 1 on the law; far from B_noise a run late by 10% moves it by far more:",
+            "",
+            *aligned(rows),
+        ]
+    )
+
+
+def _product_text(product: float) -> str:
+    return number_text(product) if math.isfinite(product) else "-"
