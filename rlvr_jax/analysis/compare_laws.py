@@ -52,7 +52,7 @@ def compare_laws(observations: Iterable[Observation], *, confidence: float = 0.9
     left_out = ""
     if n_left_out:
         runs = "1 run" if n_left_out == 1 else f"{n_left_out} runs"
-        left_out = f" {runs} with one rollout per prompt, which have no group baseline, left out."
+        left_out = f" Left out of every fit: {runs} with one rollout per prompt, without a group baseline."
     if observations and not kept:
         return LawComparison(
             {}, None, f"The data cannot say whether N = P R suffices.{left_out}", n_left_out=n_left_out
@@ -127,8 +127,8 @@ def _split_ratio(kept: list[Observation], full: LawFit) -> tuple[Estimate, str]:
     rows = law_columns("zeta", [n / most, n / fewest], [most, fewest])
     ratio = full.curve.ratio(Ratio(rows[0], rows[1]))
     words = (
-        f"At N = {n:.4g} rollouts, {most} per prompt take {ratio.value:.3g} times the steps of {fewest} per prompt "
-        f"({100 * full.confidence:g}% interval {ratio.low:.3g} to {ratio.high:.3g})"
+        f"At N = {n:.0f} rollouts, {most} per prompt take {ratio.value:.3g} times the steps of {fewest} per "
+        f"prompt ({100 * full.confidence:g}% interval {ratio.low:.3g} to {ratio.high:.3g})"
     )
     return ratio, words
 

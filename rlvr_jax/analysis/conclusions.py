@@ -16,6 +16,7 @@ from rlvr_jax.analysis.predict import Prediction, predict
 from rlvr_jax.analysis.predicted_rows import PredictedRow, StepsRow, compare_predicted, compare_steps
 from rlvr_jax.analysis.predicted_words import prediction_sentences, text
 from rlvr_jax.analysis.seeds import Order, resolved_orders
+from rlvr_jax.analysis.slices import SliceLaw, slice_laws
 from rlvr_jax.analysis.split_conclusions import SplitConclusion, split_conclusions, split_headlines, why_no_split
 from rlvr_jax.analysis.study import Study
 
@@ -42,6 +43,7 @@ class Conclusions:
     confidence: float
     learning_rate: str  # "constant, 0.0002 at every batch size"
     laws: list[LawConclusion]
+    slices: list[SliceLaw]  # along prompts or rollouts alone, where both vary
     splits: list[SplitConclusion]
     split_sentence: str  # where there is nothing to compare: why, and what would do; else ""
     iso_batches: list[IsoBatch]
@@ -65,6 +67,7 @@ def conclude(study: Study, *, confidence: float = 0.9) -> Conclusions:
     notes = list(study.notes)
     laws = _laws(study, confidence, notes)
     splits = split_conclusions(study, confidence=confidence, notes=notes)
+    slices = slice_laws(study.observations, confidence=confidence)
     split_sentence = "" if splits else why_no_split(study.observations)
     folders = {place / "noise" for record in study.records for place in (record.folder, record.folder.parent)}
     policy_noise = find_policy_noise(sorted(folders), notes=notes)
@@ -77,6 +80,7 @@ def conclude(study: Study, *, confidence: float = 0.9) -> Conclusions:
         headline=[
             *(branch_sentence(branch, **limits) for branch in branches),
             *(law.sentence for law in laws),
+            *(law.sentence for law in slices),
             *split_headlines(splits, unit=study.unit),
             *([split_sentence] if split_sentence else []),
             *(predicted_headline(row) for row in steps_rows if row.metric == "gradient"),
@@ -86,6 +90,7 @@ def conclude(study: Study, *, confidence: float = 0.9) -> Conclusions:
         confidence=confidence,
         learning_rate=learning_rate_text(study.records),
         laws=laws,
+        slices=slices,
         splits=splits,
         split_sentence=split_sentence,
         iso_batches=iso_batches(study.observations, unit=study.unit, confidence=confidence),
@@ -164,7 +169,8 @@ def _conditions(study: Study) -> list[str]:
     if study.smooth > 1:
         sentences.append(
             f"Targets are looked for in the trailing mean of {study.smooth} evaluations, which looks ahead at nothing "
-            f"and lags behind a rising accuracy by about {(study.smooth - 1) / 2:g} evaluation(s)."
+            f"and lags behind a rising accuracy by about {(study.smooth - 1) / 2:g} evaluation(s): every S is later by "
+            "that, which makes S_min too large and B_noise too small."
         )
     seeds = sorted({record.seed for record in study.records})
     sentences.append(

@@ -13,9 +13,7 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
-SIGMA_FLOOR = (
-    1e-3  # runs never agree better than 0.1%; without a floor runs inside their intervals would claim sigma = 0
-)
+SIGMA_FLOOR = 1e-3  # runs never agree better than 0.1%
 SIGMA_CEILING = 1e2
 _LEVEL_ROOM = math.log(1e6)  # how far beyond the data the level may go when every run is censored on one side
 _FLAT = 1e-5  # slope of ln L per run and sigma: leaves ln L within n 1e-10 of its maximum
@@ -69,9 +67,7 @@ def log_likelihood(runs: Runs, curve_n: np.ndarray, sigma: float) -> tuple[float
 
         sum over runs of  ln( Phi((upper - mu) / sigma) - Phi((lower - mu) / sigma) )
 
-    or of the log density where both ends agree.
-
-    mu is ln(curve) in a relative fit and the curve in an absolute one; the derivative is by mu.
+    or of the log density where both ends agree; mu is ln(curve) in a relative fit, the curve in an absolute one.
     """
     mu_n = np.log(curve_n) if runs.is_relative else curve_n
     a_n, b_n = (runs.lower_n - mu_n) / sigma, (runs.upper_n - mu_n) / sigma
@@ -102,15 +98,16 @@ def maximum(
     starts: tuple[Maximum, ...] = (),
     fixed_levels: dict[int, float] | None = None,
 ) -> Maximum:
-    """The most likely weights, levels and sigma; the best of all starts, and of one of our own without a start.
+    """The most likely coefficients >= 0 and sigma, the best of all starts.
 
     scipy's SLSQP with the exact gradient, then L-BFGS-B from there where it stopped on a slope. With one column the
-    problem has one maximum (the likelihood of intervals is log-concave in level / sigma and 1 / sigma).
+    problem has one maximum: the likelihood of intervals is log-concave in level / sigma and 1 / sigma. With more, the
+    starts are non-negative least squares and each column nearly alone, unless earlier maxima are given.
 
     Args:
         columns_nj: f64[n, J], each non-negative.
         reference_j: f64[J], where the levels hold.
-        starts: earlier maxima of nearby problems with the same columns.
+        starts: earlier maxima of nearby problems with the same columns, to start from instead.
         fixed_levels: targets whose level is given, ln(steps).
     """
     scale_j = np.where(reference_j > 0, reference_j, columns_nj.mean(axis=0))

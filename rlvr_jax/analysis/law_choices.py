@@ -33,15 +33,16 @@ def _pair_lines(name: str, relative: LawFit, absolute: LawFit) -> list[str]:
         lines.append(f"- {name}: resolved under {'relative' if relative.resolved else 'absolute'} residuals only.")
     both = "" if relative.resolved and absolute.resolved else ", not both resolved"
     for term, estimate in relative.terms.items():
+        term_in_words = term_name(term).split(",")[0]
         values = (estimate.value, absolute.terms[term].value)
         if not all(math.isfinite(value) and value > 0 for value in values):
             if any(math.isfinite(value) and value > 0 for value in values):
-                lines.append(f"- {name}: only one kind has a best fit of {term_name(term)} above 0 and below infinity.")
+                lines.append(f"- {name}: only one kind has a best fit of {term_in_words} above 0 and below infinity.")
             continue
         factor = max(values) / min(values)
         if factor >= _LEAST_FACTOR:
             best = f"{number_text(values[0])} (relative) and {number_text(values[1])} (absolute)"
-            lines.append(f"- {name}: best fits of {term_name(term)}: {best}, a factor {factor:.1f} apart{both}.")
+            lines.append(f"- {name}: best fits of {term_in_words}: {best}, a factor {factor:.1f} apart{both}.")
     return lines
 
 

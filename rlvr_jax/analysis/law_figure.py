@@ -42,6 +42,7 @@ def law_figure(fits: list[TargetFit], path: Path, *, unit: str) -> None:
 
 def _draw_group(panels: Any, fits: list[TargetFit], unit: str) -> None:
     import matplotlib
+    from matplotlib.collections import LineCollection
 
     steps, examples = panels[0]
     strip, key = panels[1]
@@ -62,8 +63,14 @@ def _draw_group(panels: Any, fits: list[TargetFit], unit: str) -> None:
     for axes in (steps, examples, strip):
         _log_batch_axis(axes, batches)
     for axes in (steps, examples):
-        marked = [line for line in axes.get_lines() if line.get_marker() in "^vo"]
-        _log_value_axis(axes, np.concatenate([line.get_ydata() for line in marked]))
+        ends = [line.get_ydata() for line in axes.get_lines() if line.get_marker() in "^vo"]
+        bars = [
+            segment[:, 1]
+            for found in axes.collections
+            if isinstance(found, LineCollection)
+            for segment in found.get_segments()
+        ]
+        _log_value_axis(axes, np.concatenate(ends + bars))
         axes.set_xlabel("batch size B, rollouts")
         axes.grid(alpha=0.2)
     _draw_scales(strip, fits, colours, batches)
@@ -220,7 +227,7 @@ def _log_value_axis(axes: Any, values: np.ndarray) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_yscale("log")
-    low, high = values[values > 0].min() / 1.6, values.max() * 1.6
+    low, high = values[values > 0].min() / 1.3, values.max() * 1.5
     axes.set_ylim(low, high)
     subs = (1.0, 2.0, 5.0) if high / low < 3e3 else (1.0,)
     axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))

@@ -144,7 +144,10 @@ def _joint_lines(fits: list[TargetFit], unit: str) -> list[str]:
     return [
         f"- S_min in the joint fit of {target_name(fit.target, fit.group)} ({fit.fit.residuals}), in"
         f" {UNIT_NAMES[unit]}: "
-        + ", ".join(f"{number_text(s.value)} {interval_text(s)} at {t:g}" for t, s in fit.s_min_by_target.items())
+        + ", ".join(
+            f"{number_text(s.value) if is_bounded(s) else '-'} {interval_text(s)} at {t:g}"
+            for t, s in fit.s_min_by_target.items()
+        )
         for fit in fits
         if fit.s_min_by_target
     ]

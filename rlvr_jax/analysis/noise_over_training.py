@@ -121,6 +121,7 @@ def _draw(axes: Any, windows: list[Window], *, label: str, style: dict[str, Any]
                 window.update,
                 0.02,
                 marker="x",
+                markeredgewidth=1.6,
                 markersize=5,
                 color=style["color"],
                 transform=axes.get_xaxis_transform(),

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup, escape  # comes with jinja2
 
 # control characters but newline and tab, marks and overrides of writing direction, line separators, halves of
 # characters (which have no UTF-8), and what is no character at all

@@ -32,6 +32,7 @@ def report_text(study: Study, conclusions: Conclusions) -> str:
         _bullets("These hold under:", conclusions.conditions),
         points_text(study),
         _law(conclusions),
+        _slices(conclusions),
         _splits(conclusions),
         _iso_batches(conclusions),
         _predicted(conclusions),
@@ -118,6 +119,25 @@ def _law(conclusions: Conclusions) -> str:
             law_checks_text(conclusions.fits, unit=conclusions.unit),
         ]
     )
+
+
+def _slices(conclusions: Conclusions) -> str:
+    """Critical prompts and rollouts from the runs along each alone, with why some are unresolved."""
+    if not conclusions.slices:
+        return ""
+    lines = []
+    for law in conclusions.slices:
+        lines.append(f"- {law.sentence}")
+        by_reason: dict[str, list[str]] = {}
+        for fit in law.fits:
+            if not fit.fit.resolved:
+                by_reason.setdefault(fit.fit.reason, []).append(f"{fit.target:g}")
+        lines += [f"  - unresolved at {', '.join(targets)}: {reason}" for reason, targets in by_reason.items()]
+    about = (
+        "S = S_min (1 + alpha / P) along prompts, S = S_min (1 + beta / (R - 1)) along rollouts: a run takes twice its "
+        "least at alpha prompts, or at 1 + beta rollouts. Nothing is taken for granted about how the two combine."
+    )
+    return "\n\n".join(["## Along prompts or rollouts alone", about, "\n".join(lines)])
 
 
 def _splits(conclusions: Conclusions) -> str:

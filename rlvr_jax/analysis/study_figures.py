@@ -177,7 +177,7 @@ def _noise(study: Study, folder: Path) -> Iterator[StudyFigure]:
 
 def _who(study: Study) -> str:
     """ "33 runs: 11 points, 3 seeds each"."""
-    seeds = sorted({len(point.runs) for point in study.points})
+    seeds = sorted({len(point.runs) for point in study.points}) or [0]
     each = f"{seeds[0]} seed(s) each" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]} seeds each"
     return f"{sum(len(point.runs) for point in study.points)} runs: {len(study.points)} points, {each}"
 

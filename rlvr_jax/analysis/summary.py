@@ -12,6 +12,7 @@ from statistics import fmean
 from rlvr_jax.analysis.controls import rate_in_use
 from rlvr_jax.analysis.read_runs import RunRecord
 from rlvr_jax.analysis.seeds import Ratio, ratio_of_averages
+from rlvr_jax.analysis.series import is_number
 from rlvr_jax.analysis.targets import Crossing, Evaluations, evaluations
 
 
@@ -102,7 +103,9 @@ def summarise_run(
         mean_accuracy=_area_per_update(plain.updates, plain.accuracies),
         crossings=[evaluated.crossing(target) for target in targets],
         final_evaluation={
-            name.split("/", 2)[2]: math.nan if value is None else value  # "pass@1", "algebra/pass@1" of a category
+            name.split("/", 2)[2]: float(value)
+            if is_number(value)
+            else math.nan  # "pass@1", "algebra/pass@1" of a category
             for name, value in final.items()
             if name.startswith("eval/") and name.count("/") >= 2
         },

@@ -7,7 +7,10 @@ import pytest
 
 from rlvr_jax.analysis.branch_text import branch_section, branch_sentence
 from rlvr_jax.analysis.branches import branch_studies, branched_critical_batch
+from rlvr_jax.analysis.conclusions import conclude
 from rlvr_jax.analysis.read_runs import find_runs
+from rlvr_jax.analysis.report_text import report_text
+from rlvr_jax.analysis.study import read_study
 
 ERRORS = {32: [0.10, 0.12], 64: [0.10, 0.12], 128: [0.20, 0.22]}
 
@@ -172,3 +175,15 @@ def test_a_study_without_branches_has_none(branches):
         del run["trunk"]
         file.write_text(json.dumps(run))
     assert studies_of(branches) == ([], [])
+
+
+def test_the_report_of_a_branch_study_says_what_its_branches_say(branches):
+    study = read_study([branches])
+    conclusions = conclude(study)
+    assert conclusions.headline[0].startswith("Branched training (branches of trunk at update 40, 1024 rollouts each")
+    text = report_text(study, conclusions)
+    assert "## Branches of one checkpoint\n\nBranched training" in text
+    assert "| 64 | 2 | 0.0001 | 0.1010 | +0.0000 [" in text
+    assert any("what is called final is each one's last evaluation" in note for note in study.notes)
+    finals = {point.n_prompts: [run.final_accuracy for run in point.runs] for point in study.points}
+    assert finals[8] == pytest.approx([0.9, 0.898])  # after 32 updates, and not after the 8 that the largest batch has

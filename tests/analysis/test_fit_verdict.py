@@ -58,6 +58,16 @@ def test_targets_met_by_the_first_evaluation_tell_nothing():
     assert fit.reason == "every run reached it in the same evaluation interval, (0, 25]; evaluate more often"
 
 
+def test_too_few_sizes_took_longer_than_a_first_evaluation():
+    """Beyond 250 rollouts 25 steps were enough: how much less than 25 nobody saw."""
+    fit = fit_law(
+        [Observation(f"b{b}", b, 1, 0.5, at, at - 25, at) for b, at in zip(BATCHES, (75, 50, *[25] * 5), strict=True)]
+    )
+    assert fit.reason == (
+        "only 2 sizes took longer than to a first evaluation (125, 250 rollouts); evaluate more often"
+    )
+
+
 def test_seeds_that_agree_refuse_another_curve():
     """S = 20 (1 + (1000/B)^2), bent twice as sharply, with 3% noise."""
     fit = noisy(lambda p, r: 20 * (1 + (1000 / p) ** 2), [(b, 1) for b in BATCHES], noise=0.03)

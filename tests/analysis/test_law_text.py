@@ -51,7 +51,7 @@ def test_what_hangs_on_the_residuals_is_said():
         [*pair(0.4, 600, 700), *pair(0.5, 3000, 1000), *pair(0.6, 600, 700, interval=(0, 900), reason=REASON)],
         unit="step",
     )
-    assert "- 0.5: best fits of B_noise, rollouts: 3000 (relative) and 1000 (absolute), a factor 3.0 apart." in text
+    assert "- 0.5: best fits of B_noise: 3000 (relative) and 1000 (absolute), a factor 3.0 apart." in text
     assert "- 0.6: resolved under relative residuals only." in text
     assert not lines_with(text, "- 0.4")
     # 3000 / 1.5 lies above 600 * 1.5; 1000 / 1.5 does not lie above 700 * 1.5

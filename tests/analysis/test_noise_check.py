@@ -52,7 +52,9 @@ def test_the_split_with_most_rollouts_that_was_decomposed_is_the_source():
     wide = measured_run("wide", n_rollouts=64, trace_cov=[4.0], grad_sq=[1.0]) | {
         "why_no_split": "noise.decompose=false"
     }
-    check = check_noise([source("a"), wide, other("b", [6.4])], [seen("a"), seen("wide"), seen("b")])
+    broad = source("broad", n_prompts=64, n_rollouts=4)
+    runs = [broad, source("a"), wide, other("b", [6.4])]
+    check = check_noise(runs, [seen(run.run) for run in runs])
     assert check.source_rollouts == 5
     assert check_noise([other("b", [6.4])], [seen("b")]) is None
 

@@ -38,7 +38,9 @@ def test_dollars_in_names_are_no_formulas(tmp_path):
     points = read_study([tmp_path / "runs"]).points
     assert "$" in points[0].name
     pass_at_k_over_training(points, tmp_path / "4.png", k=4)
+    pass_at_k_at_the_end(points, tmp_path / "end.png", ks=[1, 4])
     assert has_line(tmp_path / "4.png")
+    assert has_line(tmp_path / "end.png")
 
 
 def test_seeds_that_ended_at_different_times_are_all_drawn(tmp_path):

@@ -41,15 +41,12 @@ def test_each_target_has_the_noise_on_its_own_way():
 
 
 def test_steps_are_counted_by_the_collection_where_observations_are():
-    # updates 1 and 5 of four per step: collections 1 and 2
-    runs = [
-        measured_run(f"s{i}", trace_cov=[20.0, 9e9], grad_sq=[2.0, 2.0], updates=[1.0, 5.0], steps=[1.0, 2.0])
-        for i in range(4)
-    ]
-    (found,) = predict(runs, [seen(f"s{i}", at=1.5) for i in range(4)], unit="step")
+    both = {"updates": [1.0, 4.0], "steps": [1.0, 1.0]}  # of one collection
+    runs = [measured_run(f"s{i}", trace_cov=[20.0, 60.0], grad_sq=[2.0, 2.0], **both) for i in range(3)]
+    (found,) = predict(runs, [seen(f"s{i}", at=1.5) for i in range(3)], unit="step")
+    assert found.at(4).prompts.estimate.value == pytest.approx(20.0)  # (20 + 60) / 2 / 2
+    (found,) = predict(runs, [seen(f"s{i}", at=1.5) for i in range(3)], unit="update")
     assert found.at(4).prompts.estimate.value == pytest.approx(10.0)
-    (found,) = predict(runs, [seen(f"s{i}", at=6.0) for i in range(4)], unit="update")
-    assert found.n_measurements == 8
 
 
 def test_a_measurement_counts_by_its_pairs_of_prompts():
@@ -223,3 +220,19 @@ def test_noise_that_comes_out_negative_from_its_parts_predicts_nothing_there():
 def test_nothing_measured_predicts_nothing():
     runs = [measured_run("s0", trace_cov=[], grad_sq=[], updates=[])]
     assert predict(runs, [seen("s0")]) == []
+
+
+def test_an_r_that_one_run_measured_makes_measurements_the_units():
+    runs = [measured_run(f"s{i}", trace_cov=[20.0, 20.0], grad_sq=[1.0, 2.0], updates=[1.0, 2.0]) for i in range(3)]
+    runs.append(measured_run("alone", n_rollouts=8, trace_cov=[20.0, 20.0], grad_sq=[1.0, 2.0], updates=[1.0, 2.0]))
+    (found,) = predict(runs, [seen(run.run) for run in runs])
+    assert found.unit == "measurement"
+    assert found.at(8).prompts.estimate.value == pytest.approx(20 / 1.5)
+
+
+def test_one_rollout_per_prompt_has_its_noise_over_the_signal_of_the_others():
+    runs = [measured_run(f"s{i}", trace_cov=[20.0], grad_sq=[2.0]) for i in range(2)]
+    runs += [measured_run(f"one{i}", n_rollouts=1, trace_cov=[50.0], grad_sq=[90.0]) for i in range(2)]
+    (found,) = predict(runs, [seen(run.run) for run in runs])
+    assert found.moments.grad_sq == pytest.approx(2.0)
+    assert found.at(1).prompts.estimate.value == pytest.approx(25.0)

@@ -27,8 +27,12 @@ def test_what_is_no_plain_text_is_left_alone(value):
 
 @pytest.mark.parametrize(
     ("text", "n", "shown"),
-    [("abc", 3, "abc"), ("abcd", 3, "abc … [1 more characters]"), ("a" * 1500, 10, "a" * 10 + " … [1,490 more characters]")],
-)  # fmt: skip
+    [
+        ("abc", 3, "abc"),
+        ("abcd", 3, "abc … [1 more characters]"),
+        ("a" * 1500, 10, "aaaaaaaaaa … [1,490 more characters]"),
+    ],
+)
 def test_a_long_text_says_how_much_is_not_shown(text, n, shown):
     assert shortened(text, n) == shown
 

@@ -196,11 +196,12 @@ def test_a_point_without_two_finished_seeds_has_no_order(tmp_path):
     assert " above " not in orders_of(text)
 
 
+@pytest.mark.parametrize("value", [None, "high"])
 @pytest.mark.parametrize("name", ["greedy", "pass@1", "pass@4"])
-def test_a_null_in_the_last_evaluation_is_no_number(tmp_path, name):
+def test_a_null_or_a_word_in_the_last_evaluation_is_no_number(tmp_path, name, value):
     folder = write_run(tmp_path / "runs", point="p")
     *rows, last = (folder / "evals.jsonl").read_text().splitlines()
-    last = json.loads(last) | {f"eval/digits/{name}": None}
+    last = json.loads(last) | {f"eval/digits/{name}": value}
     (folder / "evals.jsonl").write_text("\n".join([*rows, json.dumps(last)]) + "\n")
     # the metric of the targets falls back on the evaluation before, the others are unknown
     expected = "0.400" if name == "pass@1" else "unknown"
@@ -292,6 +293,14 @@ def test_the_text_is_written_with_its_pictures(tmp_path):
         assert f"]({picture})" in written.removeprefix(text)
         assert (tmp_path / "out" / picture).is_file()
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_a_study_that_was_never_evaluated_is_written_too(tmp_path):
+    for seed in range(3):
+        (write_run(tmp_path / "runs", point=f"s{seed}", seed=seed, noise=NOISE) / "evals.jsonl").unlink()
+    assert "was evaluated nowhere" in write_report(read_study([tmp_path / "runs"]), tmp_path / "out")
+    assert len(read_csv(tmp_path / "out" / "combined_training_metrics.csv")) == 6
+    assert "was evaluated nowhere" in (tmp_path / "out" / "report.html").read_text("utf-8")
 
 
 def test_the_curves_have_a_line_for_every_point(tmp_path):

@@ -249,16 +249,6 @@ def test_event_files_read_back_with_tensorboards_own_reader(finished):
     hparams = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
     assert hparams["optimizer.lr_rule"].string_value == "constant"
     assert hparams["optimizer.peak_lr_in_use"].number_value == pytest.approx(1e-3)
-    # 0.6, 0.7, 0.8: what this run reached of them, at its last update for the tab to find
-    content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
-    experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
-    named = {info.name.tag for info in experiment.metric_infos if info.name.tag.startswith("cbs/")}
-    reached = {
-        f"cbs/updates_to_{target:g}"
-        for target in (0.6, 0.7, 0.8)
-        if any(row["eval/digits/pass@1"] >= target for row in read_rows(finished / "evals.jsonl"))
-    }
-    assert named == reached == {tag for tag in events.Tags()["scalars"] if tag.startswith("cbs/")}
     assert not list(finished.glob("*/events.*"))  # no sub-runs
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugin_util import markdown_to_safe_html
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from rlvr_jax.train.config import TrainConfig
 from rlvr_jax.train.sinks import (
@@ -75,14 +76,24 @@ def test_tensorboard_reads_scalars_under_their_own_names_at_their_updates(tmp_pa
 def test_tensorboard_reads_histograms_hparams_and_tables(tmp_path):
     sink = TensorBoardSink(tmp_path, purge_step=0)
     sink.histogram("completions/length", np.array([1, 2, 2, 5], np.int32), update=4)
-    sink.hparams({"seed": 1, "eval.k": (1, 4)}, {"eval/b": 0.5}, update=4)
+    sink.hparams({"seed": 1, "eval.k": (1, 4)}, {"eval/b": 0.5, "cbs/updates_to_0.6": 2.5}, update=4)
     sink.table("prompts", [{"update": 4, "prompt": "1+2", "n_groups": 2}], update=4)
     sink.flush()
     events = read_events(tmp_path)  # before it is closed: someone watches
     (histogram,) = events.Histograms("completions/length")
     assert (histogram.step, histogram.histogram_value.min, histogram.histogram_value.max) == (4, 1, 5)
     assert (histogram.histogram_value.num, sum(histogram.histogram_value.bucket)) == (4, 4)
-    assert "_hparams_/session_start_info" in events.summary_metadata
+    plugin = {
+        name: events.summary_metadata[f"_hparams_/{name}"].plugin_data.content
+        for name in ("experiment", "session_start_info")
+    }
+    started = plugin_data_pb2.HParamsPluginData.FromString(plugin["session_start_info"]).session_start_info
+    assert (started.hparams["seed"].number_value, started.hparams["eval.k"].string_value) == (1, "(1, 4)")
+    metrics = plugin_data_pb2.HParamsPluginData.FromString(plugin["experiment"]).experiment.metric_infos
+    assert {metric.name.tag for metric in metrics} == {"eval/b", "cbs/updates_to_0.6"}
+    # the tab looks the numbers up among the scalars, where an evaluation's are already
+    assert events.Tags()["scalars"] == ["cbs/updates_to_0.6"]
+    assert [(event.step, event.value) for event in events.Scalars("cbs/updates_to_0.6")] == [(4, 2.5)]
     (text,) = events.Tensors("prompts/text_summary")
     assert text.tensor_proto.string_val[0] == b"|prompt|n&#95;groups|\n|---|---|\n|1+2|2|"
     sink.close()
