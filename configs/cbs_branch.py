@@ -7,10 +7,14 @@
     bin/train --config=cbs_branch.py:tiny --config.study=NAME --config.start.checkpoint=runs/STUDY/POINT/checkpoints/N
 
 A branch keeps the trunk's optimiser. Its rate grows with the root of its rollouts, as the method asks for with Adam
-(arXiv:2505.23971), so that a larger batch is not compared at a rate that is too small for it; --config.optimizer.lr_rule
-changes that. The critical batch is the largest that is no worse than smaller ones after the same rollouts: bin/report.
+(arXiv:2505.23971), so that a larger batch is not compared at a rate that is too small for it;
+--config.optimizer.lr_rule changes that. The critical batch is the largest that is no worse than smaller ones after the
+same rollouts: bin/report runs/cbs_branch_tiny.
 
-Not measured yet.
+Measured (:tiny): 2026-11-22, 2-core CPU shared with other work, about 40 min. From 0.745 at the checkpoint, held-out
+pass@1 after 16,384 rollouts is 0.889 at 32 rollouts per update, 0.885 at 64, 0.884 at 128, 0.872 at 256, 0.829 at 2048
+(means of 5 seeds): by held-out error the critical batch lies between 128 and 256 rollouts (with 3 seeds: below 256).
+By training reward it is unresolved: below 512. The OLMo-2-1B study is not measured yet.
 """
 
 import dataclasses

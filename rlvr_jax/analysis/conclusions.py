@@ -172,6 +172,12 @@ def _conditions(study: Study) -> list[str]:
             f"and lags behind a rising accuracy by about {(study.smooth - 1) / 2:g} evaluation(s): every S is later by "
             "that, which makes S_min too large and B_noise too small."
         )
+    n_single = sum(record.n_rollouts == 1 for record in study.records)
+    if n_single and n_single < len(study.records):
+        sentences.append(
+            f"{n_single} run(s) with one rollout per prompt have another baseline, for a group of one has no mean of "
+            "its own: they are in the law in P R, and not in laws of prompts and rollouts apart."
+        )
     seeds = sorted({record.seed for record in study.records})
     sentences.append(
         f"{len(study.records)} run(s), seed(s) {', '.join(map(str, seeds))}; seeds of a point share its start."

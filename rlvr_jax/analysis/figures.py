@@ -38,15 +38,15 @@ def point_styles(points: list[PointSummary]) -> dict[str, dict[str, Any]]:
     }
 
 
-def save(figure: Any, path: Path, *, n_labels: int = 0) -> None:
-    """Writes the PNG, with room below for a legend of `n_labels` points."""
+def save(figure: Any, path: Path, *, n_labels: int = 0, title: str | None = "prompts x rollouts") -> None:
+    """Writes the PNG, with room below for a legend of `n_labels` lines, those of the first axes."""
     if n_labels:
-        n_columns = min(n_labels, 4)
-        figure.set_figheight(figure.get_figheight() + 0.2 * (-(-n_labels // n_columns)) + 0.25)
+        n_columns = min(n_labels, 4 if figure.get_figwidth() <= WIDTH_IN else 8)
+        figure.set_figheight(figure.get_figheight() + 0.2 * (-(-n_labels // n_columns)) + 0.25 * bool(title))
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(
             handles, labels, loc="outside lower center", ncols=n_columns, fontsize=8, frameon=False,
-            title="prompts x rollouts", title_fontsize=8,
+            title=title, title_fontsize=8,
         )  # fmt: skip
     figure.savefig(path, dpi=DPI, format="png")
 

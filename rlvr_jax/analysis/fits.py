@@ -156,7 +156,7 @@ def fit_curve(observations: list[Observation], *, shape: str, residuals: str, co
         unknown = Estimate(math.nan, 0.0, math.inf)
         return LawFit(
             **common,
-            s_min=unknown,
+            s_min=None if len(targets) > 1 else unknown,
             b_noise=unknown if shape == "total" else None,
             terms=dict.fromkeys(law_terms(shape), unknown),
             sigma=math.nan,

@@ -45,8 +45,7 @@ def iso_batch_figure(sizes: dict[int, list[Observation]], path: Path, *, unit: s
     for axes in panels[:, 0]:
         axes.set_ylabel("optimiser updates" if unit == "update" else "steps (collections)")
     _plain_log_axis(panels[0, 0])
-    panels[0, 0].legend(fontsize=8)
-    save(figure, path)
+    save(figure, path, n_labels=len(targets), title=None)
 
 
 def _draw_size(axes: Any, observations: list[Observation], targets: list[float]) -> None:

@@ -63,7 +63,8 @@ def _draw_group(panels: Any, fits: list[TargetFit], unit: str) -> None:
     for axes in (steps, examples, strip):
         _log_batch_axis(axes, batches)
     for axes in (steps, examples):
-        ends = [line.get_ydata() for line in axes.get_lines() if line.get_marker() in "^vo"]
+        shown = [line for line in axes.get_lines() if line.get_marker() in "^vo" or line.get_linestyle() == "-"]
+        ends = [np.asarray(line.get_ydata()) for line in shown]
         bars = [
             segment[:, 1]
             for found in axes.collections

@@ -1,8 +1,8 @@
 """What a table of steps to targets allows one to say, as text."""
 
-import itertools
 import textwrap
 from collections import defaultdict
+from statistics import fmean
 
 from rlvr_jax.analysis.fit_targets import TargetFit, fit_targets
 from rlvr_jax.analysis.fits import LawFit
@@ -14,6 +14,7 @@ from rlvr_jax.analysis.law_words import SHAPE_FORMULAS, UNIT_NAMES, interval_tex
 from rlvr_jax.analysis.table_notes import table_notes
 
 _COLUMNS = 118
+_MOST_EQUAL_SIZES = 4
 
 
 def law_report(
@@ -143,8 +144,10 @@ def _counting_text(rows: list[Row], by_counting: dict[str, list[TargetFit]], *, 
         " relative; a spread is that of ln S about its fit:",
         "",
         *aligned(table),
-        *_reuse_lines(rows),
     ]
+    equal = [*_equal_size_lines(rows, unit="step"), *_equal_size_lines(rows, unit="update")]
+    if equal:
+        lines += ["", "Equal in a law of the batch alone, at so many updates per step:", "", *equal]
     return "\n".join(lines)
 
 
@@ -154,26 +157,26 @@ def _scale_text(law: LawFit) -> str:
     return f"{number_text(law.b_noise.value)} {interval}" if law.resolved else f"unresolved {interval}"
 
 
-def _reuse_lines(rows: list[Row]) -> list[str]:
-    """What the same minibatch needed in updates, by how many minibatches a collection holds."""
-    by_minibatch: dict[tuple, list[Row]] = defaultdict(list)
+def _equal_size_lines(rows: list[Row], *, unit: str) -> list[str]:
+    """What one size needed with different numbers of updates per step, at the hardest target that most of them reached.
+
+    In steps that size is the collection, in updates the minibatch: a law of it alone has these equal.
+    """
+    size, noun = ("n_prompts", "collection") if unit == "step" else ("minibatch_prompts", "minibatch")
+    by_size: dict[tuple, dict[float, dict[int, list[float]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
     for row in rows:
         if row.steps is not None:
-            by_minibatch[row.group, row.minibatch_prompts, row.n_rollouts, row.target].append(row)
-    best: dict[tuple, tuple] = {}
-    for key, found in by_minibatch.items():
-        counts = sorted({row.updates_per_step for row in found})
-        if len(counts) > 1 and (len(counts), key[3]) >= best.get(key[:3], ((0, 0.0),))[0]:
-            best[key[:3]] = ((len(counts), key[3]), counts, found)
+            time = row.steps * (row.updates_per_step if unit == "update" else 1)
+            by_size[row.group, getattr(row, size), row.n_rollouts][row.target][row.updates_per_step].append(time)
     lines = []
-    for (group, minibatch, n_rollouts), ((_, target), counts, found) in itertools.islice(best.items(), 4):
-        means = []
-        for count in counts:
-            updates = [row.steps * count for row in found if row.updates_per_step == count]
-            means.append(f"{number_text(sum(updates) / len(updates))} at {count} per step")
-        place = f" in {group}" if group else ""
-        lines.append(
-            f"The same minibatch of {minibatch} x {n_rollouts} needed{place} to {target:g}, in updates:"
-            f" {', '.join(means)}; a law of the minibatch alone has these equal."
-        )
-    return ["", *lines] if lines else []
+    for (group, n_prompts, n_rollouts), by_target in by_size.items():
+        target, times = max(by_target.items(), key=lambda item: (len(item[1]), item[0]))
+        if len(times) > 1 and len(lines) < _MOST_EQUAL_SIZES:
+            means = ", ".join(f"{number_text(fmean(times[count]))} at {count} per step" for count in sorted(times))
+            place = f" in {group}" if group else ""
+            lines.append(
+                f"- the same {noun} of {n_prompts} x {n_rollouts}{place}, {UNIT_NAMES[unit]} to {target:g}: {means}"
+            )
+    return lines

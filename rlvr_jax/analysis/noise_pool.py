@@ -11,6 +11,7 @@ import scipy.stats
 from rlvr_jax.analysis.fits import Estimate
 
 _FEWEST_UNITS = 3  # of a jackknife
+_MOST_BLOCKS = 10  # of consecutive measurements of one run
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class NoisePool:
 
     Intervals: delete-one jackknife on the logarithm with Student's quantile. What is left out is a whole run, so that
     the spread between seeds is in the interval; with fewer than three runs, or an R that one run alone measured, it is
-    one measurement, and the spread between seeds is not. Degrees of freedom count units by their weights,
-    (sum w)^2 / sum w^2 - 1.
+    one measurement, or a tenth of a run's, and the spread between seeds is not. Degrees of freedom count units by their
+    weights, (sum w)^2 / sum w^2 - 1.
     """
 
     def __init__(self, measured: list[Measurements], *, confidence: float):
@@ -81,12 +82,13 @@ class NoisePool:
         runs_at = {R: len(np.unique(rows["unit"][rows["n_rollouts"] == R])) for R in np.unique(rows["n_rollouts"])}
         self.unit = "run" if len(self.runs) >= _FEWEST_UNITS and min(runs_at.values()) > 1 else "measurement"
         if self.unit == "measurement":
-            rows["unit"] = np.arange(len(rows["unit"]))
-        self.moments = _moments(rows, np.ones(len(rows["unit"]), bool))
-        units = np.unique(rows["unit"])
-        self._left_out = [_moments(rows, rows["unit"] != unit) for unit in units]
-        weight_U = np.array([rows["weight"][rows["unit"] == unit].sum() for unit in units])
-        self._degrees = max(1.0, weight_U.sum() ** 2 / np.square(weight_U).sum() - 1) if len(units) else 1.0
+            rows["unit"] = _blocks(rows["unit"])
+        units = _by_unit(rows)
+        self.moments = _moments(units, np.ones(len(units["weight"]), bool))
+        numbers = np.arange(len(units["weight"]))
+        self._left_out = [_moments(units, numbers != number) for number in numbers]
+        weight_U = units["weight"]
+        self._degrees = max(1.0, weight_U.sum() ** 2 / np.square(weight_U).sum() - 1) if len(weight_U) else 1.0
 
     def estimate(self, ratio: Callable[[Moments], float], what: str, *, is_over_grad_sq: bool = True) -> Pooled:
         """A positive function of the averages; unresolved where it is not positive, with or without any unit.
@@ -143,24 +145,51 @@ def _rows(measured: list[Measurements]) -> dict[str, np.ndarray]:
 _AVERAGED = ("trace_cov", "grad_sq", "v_prompt", "zeta1", "zeta2")
 
 
-def _moments(rows: dict[str, np.ndarray], is_in: np.ndarray) -> Moments:
-    is_split = is_in & np.isfinite(rows["v_prompt"]) & np.isfinite(rows["zeta1"]) & np.isfinite(rows["zeta2"])
+def _blocks(run_N: np.ndarray) -> np.ndarray:
+    """Units of single measurements; of a run with many, of as many consecutive ones as make _MOST_BLOCKS of it."""
+    units = []
+    for run in np.unique(run_N):
+        n = int((run_N == run).sum())
+        start = units[-1][-1] + 1 if units else 0
+        units.append(start + np.arange(n) * min(n, _MOST_BLOCKS) // n)
+    return np.concatenate(units) if units else run_N
+
+
+def _by_unit(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Weighted averages of each unit; all of a unit has one R."""
+    n_units = int(rows["unit"].max()) + 1 if len(rows["unit"]) else 0
+    is_split = np.isfinite(rows["v_prompt"]) & np.isfinite(rows["zeta1"]) & np.isfinite(rows["zeta2"])
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(rows["unit"], values, minlength=n_units)
+
+    weight, split_weight = total(rows["weight"]), total(rows["weight"] * is_split)
+    units = {"weight": weight, "split_weight": split_weight, "n_rollouts": np.zeros(n_units, int)}
+    units["n_rollouts"][rows["unit"]] = rows["n_rollouts"]
+    for name in ("trace_cov", "grad_sq"):
+        units[name] = total(rows["weight"] * rows[name]) / np.where(weight > 0, weight, 1.0)
+    for name in ("v_prompt", "zeta1", "zeta2"):
+        values = total(rows["weight"] * np.where(is_split, rows[name], 0.0))
+        units[name] = values / np.where(split_weight > 0, split_weight, 1.0)
+    return units
+
+
+def _moments(units: dict[str, np.ndarray], is_in: np.ndarray) -> Moments:
     # a batch's mean as baseline makes another estimator: its |G|^2 joins no average unless it is all there is
-    is_grouped = is_in & (rows["n_rollouts"] > 1)
+    is_grouped = is_in & (units["n_rollouts"] > 1)
+    sizes = sorted(set(units["n_rollouts"].tolist()))
     return Moments(
-        grad_sq=_average(rows, "grad_sq", is_grouped if is_grouped.any() else is_in),
-        trace_cov={int(R): _average(rows, "trace_cov", is_in & (rows["n_rollouts"] == R)) for R in _sizes(rows)},
-        **{name: _average(rows, name, is_split) for name in ("v_prompt", "zeta1", "zeta2")},
+        grad_sq=_average(units["grad_sq"], units["weight"] * (is_grouped if is_grouped.any() else is_in)),
+        trace_cov={
+            R: _average(units["trace_cov"], units["weight"] * (is_in & (units["n_rollouts"] == R))) for R in sizes
+        },
+        **{name: _average(units[name], units["split_weight"] * is_in) for name in ("v_prompt", "zeta1", "zeta2")},
     )
 
 
-def _sizes(rows: dict[str, np.ndarray]) -> list[int]:
-    return sorted(set(rows["n_rollouts"].tolist()))
-
-
-def _average(rows: dict[str, np.ndarray], name: str, is_in: np.ndarray) -> float:
-    weight = rows["weight"][is_in].sum()
-    return float((rows["weight"] * np.where(is_in, rows[name], 0.0)).sum() / weight) if weight > 0 else math.nan
+def _average(values: np.ndarray, weights: np.ndarray) -> float:
+    weight = weights.sum()
+    return float(values @ weights / weight) if weight > 0 else math.nan
 
 
 def in_adam_metric(measured: Measurements, trace_cov: np.ndarray, grad_sq: np.ndarray) -> Measurements:

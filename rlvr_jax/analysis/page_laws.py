@@ -209,7 +209,8 @@ def branch_blocks(conclusions: Conclusions) -> list[str | Table]:
 
 
 def estimate_text(estimate: Estimate | None, *, missing: str = "unresolved") -> str:
-    """ "310 [210, 480]"; None: `missing`."""
+    """ "310 [210, 480]", "310 (> 210)"; None: `missing`."""
     if estimate is None:
         return missing
-    return f"{number_text(estimate.value)} {interval_text(estimate)}".rstrip()
+    interval = interval_text(estimate)
+    return f"{number_text(estimate.value)} {interval if interval.startswith('[') else f'({interval})'}"

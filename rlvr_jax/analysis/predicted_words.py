@@ -69,7 +69,9 @@ def prediction_sentences(predictions: list[Prediction]) -> list[str]:
     """What the intervals hold, what is unresolved and why, and what was left out; alike targets in one sentence."""
     targets_of: dict[str, list[str]] = {}
     for found in predictions:
-        units = "runs" if found.unit == "run" else "single measurements, so the spread between seeds is not in them"
+        units = (
+            "runs" if found.unit == "run" else "stretches of single runs, so the spread between seeds is not in them"
+        )
         said = [f"{found.confidence:.0%} intervals of predictions are jackknifes over {units}"]
         if found.metric == "gradient" and not found.best_rollouts.is_resolved:
             said.append(f"the best number of rollouts per prompt is unresolved: {found.best_rollouts.reason}")

@@ -125,3 +125,12 @@ def test_groups_of_controls_have_laws_of_their_own(tmp_path):
     S_min = {law.group: law.fit.fit.s_min.value for law in found.laws}
     assert list(S_min) == ["algo.kl_coef=0.0", "algo.kl_coef=0.1"]
     np.testing.assert_allclose(list(S_min.values()), [20, 40], rtol=0.15)
+
+
+def test_runs_of_one_rollout_are_said_to_be_of_another_kind(tmp_path):
+    write_law(tmp_path, [(8, 1), (8, 2), (8, 4)], total, n_seeds=1)
+    found = conclude(read_study([tmp_path]))
+    assert any(
+        sentence.startswith("1 run(s) with one rollout per prompt have another") for sentence in found.conditions
+    )
+    assert found.laws[0].fit.fit.n_runs == 3

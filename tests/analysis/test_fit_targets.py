@@ -68,6 +68,15 @@ def test_a_target_that_no_run_reached_is_said_to_be_so_and_left_out_of_the_joint
     assert math.isnan(joint.s_min_by_target[0.9].value)
 
 
+def test_targets_that_no_run_reached_have_neither_a_law_nor_a_joint_one():
+    never = [Observation(f"b{b}", b, 1, t, None, 1500, math.inf) for b in BATCHES for t in (0.8, 0.9)]
+    *single, joint = fit_targets(never)
+    assert [f.fit.s_min.high for f in single] == [math.inf, math.inf]
+    assert joint.fit.s_min is None
+    assert math.isnan(joint.s_min_by_target[0.8].value)
+    assert not joint.fit.resolved
+
+
 def test_nothing_to_fit_is_refused():
     with pytest.raises(ValueError, match="no observations to fit"):
         fit_targets([])

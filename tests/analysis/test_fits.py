@@ -26,6 +26,15 @@ def test_steps_that_follow_the_law_exactly_give_its_numbers():
     assert max(abs(p.residual) for p in fit.points) < 1e-6
 
 
+def test_a_run_later_than_the_law_has_a_positive_residual():
+    """The second of two runs at 1000 takes 10% longer, so their residuals lie ln 1.1 apart, and 20 steps."""
+    study = [*exact(total_law(100.0, 1000.0), [(b, 1) for b in BATCHES]), one(1000, 220.0, seed=1)]
+    for residuals, apart in (("relative", math.log(1.1)), ("absolute", 20)):
+        points = fit_law(study, residuals=residuals).points
+        assert points[3].residual < 0 < points[7].residual
+        assert points[7].residual - points[3].residual == pytest.approx(apart)
+
+
 @pytest.mark.parametrize("residuals", ["relative", "absolute"])
 @pytest.mark.parametrize(
     ("shape", "law", "terms"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import math
 import re
 import sys
 
@@ -10,10 +11,15 @@ from law_fits import law, seen
 from page_studies import HOSTILE, STUDY_NAME, write_completions, write_hostile_study
 from written_runs import write_run
 
+from rlvr_jax.analysis.compare_laws import LawComparison
 from rlvr_jax.analysis.conclusions import LawConclusion, conclude, predicted_headline
 from rlvr_jax.analysis.fit_targets import TargetFit
+from rlvr_jax.analysis.fits import Estimate
+from rlvr_jax.analysis.noise_pool import Pooled
 from rlvr_jax.analysis.page import write_page
+from rlvr_jax.analysis.predicted_rows import StepsRow
 from rlvr_jax.analysis.report import write_report
+from rlvr_jax.analysis.split_conclusions import SplitConclusion
 from rlvr_jax.analysis.study import read_study
 from rlvr_jax.analysis.study_figures import StudyFigure
 
@@ -113,6 +119,47 @@ def test_predictions_stand_on_the_card_of_their_law_and_not_again_below(tmp_path
     answer = html.unescape(page_of(tmp_path).split('id="answer"')[1].split("</section>")[0])
     assert answer.count("By gradients") == len(said)
     assert not any(sentence in answer for sentence in said)
+
+
+def test_a_batch_size_that_was_split_has_a_row_per_split(tmp_path):
+    # 16 x 4: 0.4 after 2 updates, 0.62 after 4, 0.6 after 2 + 2 (0.2 / 0.22); 8 x 8: 0.5 and 0.65, 2 + 2 (0.1 / 0.15)
+    write_hostile_study(tmp_path / "runs")
+    table = page_of(tmp_path).split("Batch sizes that were split")[2]  # after the box's label
+    assert cells_of(table, "64") == ["16 x 4", "3.82 (1 run)"]
+    assert cells_of(table.split("16 x 4")[1], "64") == ["8 x 8", "3.33 (1 run)"]
+
+
+@pytest.mark.parametrize(("reason", "is_shown"), [("", True), ("too few runs", False)])
+def test_critical_numbers_are_those_of_a_law_that_is_resolved(tmp_path, reason, is_shown):
+    write_run(tmp_path / "runs", point="only")
+    fit = law([seen(4, 64.0, target=0.6)], s_min=16.0, b_noise=96.0, reason=reason)
+    comparison = LawComparison({"loo": fit}, "loo", "a verdict")
+    cbs = {"prompt_cbs": {4: Estimate(31.0, 20.0, 47.0), 8: None}, "rollout_cbs": {32: Estimate(2.5, 1.5, math.inf)}}
+    split = SplitConclusion(0.6, "", comparison, "0.6: a verdict", rollouts=(4, 8), law="loo", **cbs)
+    page = page_of(tmp_path, changes={"splits": [split]})
+    assert "0.6: a verdict" in page
+    assert ("31 [20, 47]" in page) == is_shown
+    if is_shown:
+        assert cells_of(page, "prompts, of 4 rollouts each") == ["31 [20, 47]"]
+        assert cells_of(page, "prompts, of 8 rollouts each") == ["-"]
+        assert cells_of(page, "rollouts, of 32 prompts") == ["2.5 (> 1.5)"]
+
+
+def test_predicted_stands_beside_fitted_unless_that_is_unresolved(tmp_path):
+    write_run(tmp_path / "runs", point="only")
+    predicted = {"best_size": Pooled(Estimate(300.0, 200.0, 450.0)), "normalised": Pooled(None, "too few")}
+    row = StepsRow(
+        target=0.6, group="", metric="gradient", fitted=Estimate(96.0, 64.0, 144.0), is_fit_resolved=True,
+        predicted=predicted, ratios={"best_size": Estimate(3.1, 2.0, 5.0)}, misses={}, runs_fitted=7, runs_predicted=5,
+        sentence="s",
+    )  # fmt: skip
+    changes = {"steps_rows": [row], "predicted_sentences": ["in words"]}
+    rest = ["300 [200, 450]", "3.1 [2, 5]", "unresolved", "-", "5"]
+    table = page_of(tmp_path, changes=changes).split('id="predicted"')[1]
+    assert cells_of(table, "0.6") == ["gradient", "96 [64, 144]", "7", *rest]
+    changes["steps_rows"] = [dataclasses.replace(row, is_fit_resolved=False)]
+    table = page_of(tmp_path, changes=changes).split('id="predicted"')[1]
+    assert cells_of(table, "0.6") == ["gradient", "unresolved", "7", *rest]
 
 
 def test_settings_are_told_apart_and_facts_shown(tmp_path):

@@ -142,27 +142,6 @@ def test_an_observation_of_an_unknown_run_is_refused():
         predict(three_runs(), [seen("other")])
 
 
-def test_intervals_cover_the_truth():
-    """15 runs of 5 sizes; |G|^2 of one measurement scatters by S/P, as where noise outweighs the signal."""
-    rng, n_repeats, hits, values = np.random.default_rng(0), 150, 0, []
-    for _ in range(n_repeats):
-        runs = []
-        for n_prompts in (8, 16, 32, 64, 128):
-            for seed in range(3):
-                trace_cov = 160 * (1 + 0.5 * rng.normal(size=4) / math.sqrt(n_prompts))
-                grad_sq = 1.0 + 60 / n_prompts * rng.normal(size=4)
-                name, updates = f"{n_prompts}_{seed}", [1.0, 2.0, 3.0, 4.0]
-                runs.append(
-                    measured_run(name, n_prompts=n_prompts, trace_cov=trace_cov, grad_sq=grad_sq, updates=updates)
-                )
-        (found,) = predict(runs, [seen(run.run) for run in runs])
-        estimate = found.at(4).rollouts.estimate  # truth: 4 x 160 / 1
-        values.append(estimate.value)
-        hits += estimate.low <= 640 <= estimate.high
-    assert np.mean(values) == pytest.approx(640, rel=0.03)
-    assert 0.85 <= hits / n_repeats <= 0.97
-
-
 def test_steps_of_the_best_size_follow_the_hyperbola_and_normalised_ones_its_root():
     """S = 4 and |G|^2 = 1 exactly, at 4 rollouts per prompt: B_noise = 16 rollouts."""
     sizes = (2, 8, 64)
@@ -236,3 +215,13 @@ def test_one_rollout_per_prompt_has_its_noise_over_the_signal_of_the_others():
     (found,) = predict(runs, [seen(run.run) for run in runs])
     assert found.moments.grad_sq == pytest.approx(2.0)
     assert found.at(1).prompts.estimate.value == pytest.approx(25.0)
+
+
+def test_a_long_run_is_taken_apart_into_a_few_stretches():
+    """Ten of a hundred measurements each; within a stretch they are averaged."""
+    grad_sq = np.tile([1.0, 3.0], 500)
+    run = measured_run("s0", trace_cov=[20.0] * 1000, grad_sq=grad_sq, updates=np.arange(1000.0))
+    (found,) = predict([run], [seen("s0", at=1000.0)])
+    assert (found.unit, found.n_measurements) == ("measurement", 1000)
+    assert found.at(4).prompts.estimate.value == pytest.approx(10.0)
+    assert found.at(4).prompts.estimate.high == pytest.approx(10.0)  # every stretch has the mean 2

@@ -111,8 +111,10 @@ def test_the_text_shows_both_residuals_what_is_unresolved_and_what_hangs_on_the_
     assert "What depends on the kind of residuals:" in text
     one_line = " ".join(text.split())
     assert "take 2, 4, 32 updates per step" in one_line
+    assert "the same collection of 1024 x 8, steps to 0.6: 325 at 1 per step, 225 at 4 per step" in one_line
     # 625 x 1, 325 x 2, 225 x 4, 100 x 32
-    assert "625 at 1 per step, 650 at 2 per step, 900 at 4 per step, 3200 at 32 per step" in one_line
+    updates = "625 at 1 per step, 650 at 2 per step, 900 at 4 per step, 3200 at 32 per step"
+    assert f"the same minibatch of 256 x 8, updates to 0.6: {updates}" in one_line
     assert "| B65536_mini2048 | 8192 x 8 |" in text
     assert (folder / "law.png").read_bytes().startswith(b"\x89PNG")
 
