@@ -52,4 +52,9 @@ def branch_section(studies: Sequence[BranchStudy], *, tolerance: float, confiden
             )
         sentence = branch_sentence(study, tolerance=tolerance, confidence=confidence)
         parts.append("\n".join([sentence, "", *(lines if study.by_error.compared else [])]).rstrip())
+    if parts:
+        parts.append(
+            "Such a critical batch is where a loss begins to show beyond what is allowed. At B_noise of the law a run "
+            "needs twice the rollouts, so B_noise is usually the larger of the two."
+        )
     return "\n\n".join(parts)

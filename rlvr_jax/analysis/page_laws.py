@@ -118,9 +118,10 @@ def steps_table(conclusions: Conclusions) -> Table:
             ratio = row.ratios.get(steps)
             cells.append("unresolved" if pooled is None else pooled_text(pooled))
             cells.append(estimate_text(ratio, missing="-"))
+            cells.append(f"{row.misses[steps]:.2f}" if steps in row.misses else "-")
         rows.append([*cells, f"{row.runs_predicted}"])
     columns = ["target", "noise of", "fitted", "runs"]
-    columns += [column for steps in STEPS for column in (_STEPS_COLUMNS[steps], "times fitted")]
+    columns += [column for steps in STEPS for column in (_STEPS_COLUMNS[steps], "times fitted", "misses by")]
     return Table([*columns, "runs"], rows)
 
 

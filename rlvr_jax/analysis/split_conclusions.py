@@ -85,7 +85,14 @@ def _headline(splits: list[SplitConclusion], group: str, suffices: bool | None, 
         return f"{said}."
     few, many = splits[0].rollouts
     times = ", ".join(f"{number_text(ratio.value)} {interval_text(ratio)}" for ratio in ratios)
-    return f"{said}: at one N, {many} rollouts per prompt take {times} times the {UNIT_NAMES[unit]} of {few}."
+    mixed = (
+        " A critical batch in P R alone is then one of the mixture of splits that were run; those along prompts or "
+        "rollouts are not."
+    )
+    return (
+        f"{said}: at one N, {many} rollouts per prompt take {times} times the {UNIT_NAMES[unit]} of {few}."
+        f"{mixed if suffices is False else ''}"
+    )
 
 
 def why_no_split(observations: list[Observation]) -> str:

@@ -133,8 +133,8 @@ def test_branches_are_compared_after_equally_many_rollouts_by_error_and_by_rewar
     assert "branches of trunk at update 40, 1024 rollouts each, 3 batch sizes with 2 seed(s)" in sentence
     assert "by held-out error the critical batch lies between 64 and 128 rollouts per update" in sentence
     table = branch_section([study], tolerance=0.01, confidence=0.9).splitlines()
-    assert len(table) == 2 + 2 + 3
-    assert "| 128 | 2 | 0.0001 | 0.2010 | +0.1000 [" in table[-1]
+    assert len(table) == 2 + 2 + 3 + 2  # the sentence, the table, and what such a batch means
+    assert "| 128 | 2 | 0.0001 | 0.2010 | +0.1000 [" in table[6]
 
 
 def test_branches_that_went_further_are_compared_where_all_were_evaluated(branches):
