@@ -12,11 +12,6 @@ from rlvr_jax.analysis.predict import STEPS
 from rlvr_jax.analysis.predicted_rows import StepsRow
 from rlvr_jax.analysis.predicted_words import text as pooled_text
 
-_STEPS_COLUMNS = {
-    "normalised": "from gradients, if steps are divided by their size (Adam)",
-    "best_size": "from gradients, if steps have the best size",
-}
-
 _CELL_END = re.compile(r"(?<!\\)\|")
 _STEPS_WORDS = {"normalised": "(steps as Adam's)", "best_size": "(steps of the best size)"}
 
@@ -121,7 +116,9 @@ def steps_table(conclusions: Conclusions) -> Table:
             cells.append(f"{row.misses[steps]:.2f}" if steps in row.misses else "-")
         rows.append([*cells, f"{row.runs_predicted}"])
     columns = ["target", "noise of", "fitted", "runs"]
-    columns += [column for steps in STEPS for column in (_STEPS_COLUMNS[steps], "times fitted", "misses by")]
+    columns += [
+        column for steps in STEPS for column in (f"by gradients {_STEPS_WORDS[steps]}", "times fitted", "misses by")
+    ]
     return Table([*columns, "runs"], rows)
 
 

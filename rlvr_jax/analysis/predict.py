@@ -68,6 +68,7 @@ class Prediction:
     n_measurements: int
     unit: str  # what the intervals leave out in turn: "run", or "measurement": the spread between seeds is not in them
     moments: Moments
+    splits: frozenset[tuple[int, int]]  # (n_prompts, n_rollouts) that reached the target
     noise: tuple[NoiseAt, ...]  # by rising R
     by_run: dict[str, Pooled]  # B_noise in rollouts of each run alone, by its own measurements
     terms: dict[str, Pooled]  # alpha = V_prompt, zeta1, zeta2, all / |G|^2: of S/S_min = 1 + (alpha + ...) / P
@@ -79,6 +80,10 @@ class Prediction:
 
     def at(self, n_rollouts: int) -> NoiseAt | None:
         return next((found for found in self.noise if found.n_rollouts == n_rollouts), None)
+
+    def noise_to_signal(self, n_prompts: int, n_rollouts: int) -> float:
+        """tr Cov / |G|^2 of a batch's gradient at any split; NaN where |G|^2 or the noise at this R is not known."""
+        return relative_steps(self.moments, n_prompts, n_rollouts, steps="best_size") - 1
 
     def relative_steps(self, n_prompts: int, n_rollouts: int, *, steps: str = "best_size") -> float:
         """S(P, R) / S_min, see the module's `relative_steps`; NaN where |G|^2 or the noise at this R is not known."""
@@ -182,6 +187,7 @@ def _prediction(
         n_measurements=pool.n_measurements,
         unit=pool.unit,
         moments=pool.moments,
+        splits=frozenset(splits),
         noise=tuple(_noise_at(pool, R) for R in at),
         by_run={one.run: _times(_noise_at(alone[one.run], one.n_rollouts).prompts, one.n_rollouts) for one in measured},
         terms={

@@ -65,6 +65,23 @@ def _split_lines(predictions: list[Prediction]) -> list[str]:
     return [head, "|---|---|---|---|---|---|---|", *rows]
 
 
+def noise_grid(found: Prediction) -> str:
+    """tr Cov / |G|^2 of the batch gradient by prompts and rollouts, as a markdown table; "" where |G|^2 is unresolved.
+
+    At 1 noise and signal are equal. Prompts are those that were run, their doubles and halves; a star: it was run.
+    """
+    rollouts = [at.n_rollouts for at in found.noise if at.n_rollouts > 1 and at.prompts.is_resolved]
+    run = sorted(found.splits)
+    prompts = sorted({scaled for P, _ in run for scaled in (P // 2, P, 2 * P) if scaled > 0})
+    if not rollouts:
+        return ""
+    lines = [f"| prompts | {' | '.join(f'R = {R}' for R in rollouts)} |", f"|{'---|' * (len(rollouts) + 1)}"]
+    for P in prompts:
+        cells = [number_text(found.noise_to_signal(P, R)) + " *" * ((P, R) in run) for R in rollouts]
+        lines.append(f"| {' | '.join([str(P), *cells])} |")
+    return "\n".join(lines)
+
+
 def prediction_sentences(predictions: list[Prediction]) -> list[str]:
     """What the intervals hold, what is unresolved and why, and what was left out; alike targets in one sentence."""
     targets_of: dict[str, list[str]] = {}

@@ -9,7 +9,7 @@ from rlvr_jax.analysis.law_checks import law_checks_text
 from rlvr_jax.analysis.law_text import law_text
 from rlvr_jax.analysis.law_words import UNIT_NAMES, interval_text, number_text, target_name
 from rlvr_jax.analysis.policy_noise import policy_noise_table
-from rlvr_jax.analysis.predicted_words import prediction_table, steps_table
+from rlvr_jax.analysis.predicted_words import noise_grid, prediction_table, steps_table
 from rlvr_jax.analysis.seeds import Ratio
 from rlvr_jax.analysis.study import Study
 from rlvr_jax.analysis.summary import (
@@ -211,6 +211,17 @@ def _iso_batches(conclusions: Conclusions) -> str:
     return "\n\n".join(parts)
 
 
+def _noise_grids(conclusions: Conclusions) -> list[str]:
+    """Of the highest target of each group: its averages are over the longest way."""
+    chosen = {found.group: found for found in conclusions.predictions if found.metric == "gradient"}
+    parts = []
+    for found in chosen.values():
+        if grid := noise_grid(found):
+            name = target_name(found.target, found.group)
+            parts += [f"Noise over signal, tr Cov / |G|², of a batch on the way to {name}; *: was run.", grid]
+    return parts
+
+
 def _policy_noise(conclusions: Conclusions) -> str:
     if not conclusions.policy_noise:
         return ""
@@ -231,6 +242,7 @@ def _predicted(conclusions: Conclusions) -> str:
             "not whether these steps are those the optimiser took.",
             steps_table(conclusions.steps_rows),
             prediction_table(conclusions.predictions),
+            *_noise_grids(conclusions),
             "\n".join(f"- {sentence}" for sentence in conclusions.predicted_sentences),
         ]
     )

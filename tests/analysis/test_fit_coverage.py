@@ -51,7 +51,7 @@ def test_90_percent_of_such_studies_are_resolved(nominal):
     ids=["all batches beyond 10 B_noise", "all below B_noise / 10"],
 )
 def test_studies_that_miss_the_knee_are_unresolved_and_give_the_bound_they_can(s_min, batches, side):
-    fits = repeats(total_law(s_min, 1000.0), batches, 2, 30, n_steps=3000)
+    fits = repeats(total_law(s_min, 1000.0), batches, 2, 20, n_steps=3000)
     assert np.mean([fit.resolved for fit in fits]) <= 0.1
     assert np.mean([side in fit.reason for fit in fits]) >= 0.9
     bounds = [fit.b_noise.high >= 1000 if side.endswith("<") else fit.b_noise.low <= 1000 for fit in fits]
@@ -61,5 +61,5 @@ def test_studies_that_miss_the_knee_are_unresolved_and_give_the_bound_they_can(s
 def test_few_coarse_runs_do_not_claim_more_than_they_know():
     """One seed, most targets met by the first or second evaluation: noise cannot be seen, and is not taken for 0."""
     batches = [256 * 2**k for k in range(6)] + [65536]
-    fits = repeats(total_law(20.0, 4000.0), batches, 3, 40, n_seeds=1, noise=0.2, n_steps=4000)
+    fits = repeats(total_law(20.0, 4000.0), batches, 3, 24, n_seeds=1, noise=0.2, n_steps=4000)
     assert np.mean([fit.b_noise.low <= 4000 <= fit.b_noise.high for fit in fits]) >= 0.8

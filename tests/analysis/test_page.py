@@ -150,8 +150,8 @@ def test_predicted_stands_beside_fitted_unless_that_is_unresolved(tmp_path):
     predicted = {"best_size": Pooled(Estimate(300.0, 200.0, 450.0)), "normalised": Pooled(None, "too few")}
     row = StepsRow(
         target=0.6, group="", metric="gradient", fitted=Estimate(96.0, 64.0, 144.0), is_fit_resolved=True,
-        predicted=predicted, ratios={"best_size": Estimate(3.1, 2.0, 5.0)}, misses={"best_size": 1.2}, runs_fitted=7, runs_predicted=5,
-        sentence="s",
+        predicted=predicted, ratios={"best_size": Estimate(3.1, 2.0, 5.0)}, misses={"best_size": 1.2},
+        runs_fitted=7, runs_predicted=5, sentence="s",
     )  # fmt: skip
     changes = {"steps_rows": [row], "predicted_sentences": ["in words"]}
     rest = ["300 [200, 450]", "3.1 [2, 5]", "1.20", "unresolved", "-", "-", "5"]

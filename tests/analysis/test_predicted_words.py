@@ -7,7 +7,7 @@ from rlvr_jax.analysis.fits import Estimate
 from rlvr_jax.analysis.noise_pool import Pooled
 from rlvr_jax.analysis.predict import predict
 from rlvr_jax.analysis.predicted_rows import StepsRow
-from rlvr_jax.analysis.predicted_words import prediction_sentences, prediction_table, steps_table
+from rlvr_jax.analysis.predicted_words import noise_grid, prediction_sentences, prediction_table, steps_table
 
 
 @pytest.fixture
@@ -28,6 +28,15 @@ def test_the_tables_hold_every_r_and_the_split(predictions):
     assert "| 0.7 | 2 | 20 [20, 20] | 40 [40, 40] | from its parts | 3 |" in lines
     assert "| 0.7 | 4 [4, 4] | 4 [4, 4] | 16 [16, 16] | 3 [3, 3] | 5 [5, 5] | 6 |" in lines  # R* and R of equal parts
     assert prediction_table([]) == ""
+
+
+def test_the_grid_has_noise_over_signal_at_every_split(predictions):
+    lines = noise_grid(predictions[0]).splitlines()
+    assert lines[0] == "| prompts | R = 2 | R = 4 | R = 5 | R = 8 | R = 16 | R = 32 | R = 64 |"
+    # (4 + 16 / (R - 1)) / P; the observations are of 16 x 4
+    assert lines[2].startswith("| 8 | 2.5 | 1.17 | 1 | 0.786 | 0.633 |")
+    assert lines[3].startswith("| 16 | 1.25 | 0.583 * | 0.5 |")
+    assert lines[4].startswith("| 32 | 0.625 |")
 
 
 def test_what_holds_for_all_targets_is_said_once(predictions):
