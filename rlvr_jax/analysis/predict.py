@@ -1,4 +1,4 @@
-"""The law that measured gradient noise predicts, target by target, before any sweep over batch sizes.
+"""The law that measured gradient noise predicts, target by target, beside the one fitted to steps.
 
 A step of optimal size along a gradient of B samples does 1 / (1 + B_noise/B) of what a noiseless one does
 (arXiv:1812.06162 sec. 2.2), so that along the path of a training run, with ds a noiseless step,
@@ -25,8 +25,8 @@ with the root only:
 A hyperbola fitted to such steps has a B well below B_noise, and how far below depends on the batch sizes that were run.
 So both laws are worked out at the splits that were run, and a hyperbola is fitted to each: that B is what compares with
 the fitted one. Where curvature or clipping decides, neither holds, and a warm-up, whose updates every batch size takes,
-lowers the fitted B of early targets. B_noise in Adam's metric is a second set of its own:
-closer to what Adam follows, and no more a theorem. Where they differ, the fitted law is what was seen.
+lowers the fitted B of early targets. B_noise in Adam's metric is a second set of its own: closer to what Adam follows,
+and no more a theorem. Where they differ, the fitted law is what was seen.
 """
 
 import math
