@@ -1,11 +1,13 @@
 """The law of each target, and of all targets of a group together."""
 
+import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from rlvr_jax.analysis.fit_verdict import REFUSED_P
 from rlvr_jax.analysis.fits import Estimate, LawFit, fit_curve, fit_law
 from rlvr_jax.analysis.observations import Observation
 
@@ -28,7 +30,8 @@ def fit_targets(
     The joint law has one curve 1 + B_noise/B and a level S_min for each target. Targets of one run share its luck, so
     its points count as one: 2 ln L is scaled by runs / points, and Student's t has runs - 2 degrees of freedom. That is
     right when a run is late by one factor at every target, and too cautious otherwise. Its lack_of_fit_p asks whether
-    the targets prefer different B_noise; where they do (p < 0.01) it is unresolved.
+    the targets prefer different B_noise; where they do (p < 0.01) it is unresolved, and also where its targets speak
+    against it: one that seeds refuse the law of, or two with intervals apart.
 
     Raises:
         ValueError: no observations, or a shape that these runs cannot have.
@@ -43,9 +46,29 @@ def fit_targets(
         by_target = {t: [o for o in of_group if o.target == t] for t in sorted({o.target for o in of_group})}
         fits += [TargetFit(t, group, fit_law(of_target, **settings)) for t, of_target in by_target.items()]
         if len(by_target) > 1:
-            joint = fit_curve(of_group, **settings)
+            joint = _unless_refused(fit_curve(of_group, **settings), fits[-len(by_target) :])
             fits.append(TargetFit(None, group, joint, _least_steps(joint, list(by_target))))
     return fits
+
+
+def _unless_refused(joint: LawFit, fits: list[TargetFit]) -> LawFit:
+    """The joint fit, unresolved where what single targets say rules out one curve for all."""
+    refused = [f"{f.target:g}" for f in fits if f.fit.lack_of_fit_p is not None and f.fit.lack_of_fit_p < REFUSED_P]
+    if refused:
+        return _refused(
+            joint, f"the seeds refuse the law at {', '.join(refused)}, so one law for all targets says nothing"
+        )
+    known = [(f.target, f.fit.b_noise) for f in fits if f.fit.resolved and f.fit.b_noise is not None]
+    if known:
+        low, high = min(known, key=lambda k: k[1].high), max(known, key=lambda k: k[1].low)
+        if low[1].high < high[1].low:
+            words = (f"{b.value:.3g} [{b.low:.3g}, {b.high:.3g}] at {target:g}" for target, b in (low, high))
+            return _refused(joint, f"no one B_noise is that of all targets: {' and '.join(words)}")
+    return joint
+
+
+def _refused(joint: LawFit, reason: str) -> LawFit:
+    return dataclasses.replace(joint, resolved=False, reason=joint.reason or reason)
 
 
 def _least_steps(joint: LawFit, targets: list[float]) -> dict[float, Estimate]:

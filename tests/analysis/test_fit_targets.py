@@ -80,3 +80,27 @@ def test_targets_that_no_run_reached_have_neither_a_law_nor_a_joint_one():
 def test_nothing_to_fit_is_refused():
     with pytest.raises(ValueError, match="no observations to fit"):
         fit_targets([])
+
+
+def test_targets_with_intervals_apart_have_no_one_b_noise():
+    """The joint test counts runs and may miss it: the same luck at every target, B_noise doubling from first to last."""
+    growing = [o for t, b in enumerate((600.0, 800.0, 1000.0, 1300.0)) for o in study(b_noise=b, target=0.5 + 0.1 * t)]
+    *fits, joint = fit_targets(growing)
+    assert all(f.fit.resolved for f in fits)
+    assert fits[0].fit.b_noise.high < fits[-1].fit.b_noise.low
+    assert joint.fit.lack_of_fit_p > 0.01
+    assert not joint.fit.resolved
+    assert "no one B_noise" in joint.fit.reason
+
+
+def test_a_target_whose_law_the_seeds_refuse_refuses_the_joint_one():
+    sizes = [(b, 1) for b in BATCHES for _ in range(3)]
+    straight = [  # S ~ B^(-1/2) with hardly any spread: no hyperbola
+        Observation(f"{b} {i}", b, 1, 0.7, s, s, s, seed=i)
+        for i, (b, _) in enumerate(sizes)
+        for s in [20_000 / b**0.5 * (1 + 0.002 * (i % 3))]
+    ]
+    _, refused, joint = fit_targets([*study(), *straight])
+    assert refused.fit.lack_of_fit_p < 0.01
+    assert not joint.fit.resolved
+    assert "0.7" in joint.fit.reason or "prefer different" in joint.fit.reason
