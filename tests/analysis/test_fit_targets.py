@@ -83,7 +83,7 @@ def test_nothing_to_fit_is_refused():
 
 
 def test_targets_with_intervals_apart_have_no_one_b_noise():
-    """The joint test counts runs and may miss it: the same luck at every target, B_noise doubling from first to last."""
+    """The joint test counts runs and may miss it: the same luck at every target, and B_noise doubles on the way."""
     growing = [o for t, b in enumerate((600.0, 800.0, 1000.0, 1300.0)) for o in study(b_noise=b, target=0.5 + 0.1 * t)]
     *fits, joint = fit_targets(growing)
     assert all(f.fit.resolved for f in fits)
