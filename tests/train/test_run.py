@@ -356,6 +356,7 @@ def test_a_kl_penalty_starts_at_zero_and_grows(tmp_path, module_config, start):
     assert exact_rows(tmp_path)[-1]["loss/kl"] > 0
 
 
+@pytest.mark.slow  # tests/train/test_two_processes.py says it of what two processes saved
 def test_a_run_goes_on_on_another_mesh(tmp_path, finished, module_config, start, tiny_params):
     config = copy.deepcopy(module_config)
     config.n_updates = 2
