@@ -40,7 +40,8 @@ def compare_laws(observations: Iterable[Observation], *, confidence: float = 0.9
     prompt have no group baseline and are left out of every fit.
 
         refused      p < 0.05
-        suffices     not refused, and the interval of S(most rollouts) / S(fewest) at one N lies within [1/1.25, 1.25]
+        suffices     not refused, the law in N alone is resolved, and the interval of S(most rollouts) / S(fewest) at
+                     one N lies within [1/1.25, 1.25]: where S hardly depends on N, it depends on no split of N either
         cannot say   else: not refusing a law is no evidence for it
 
     Raises:
@@ -72,6 +73,8 @@ def compare_laws(observations: Iterable[Observation], *, confidence: float = 0.9
         verdict += f" {at}." if at else f" How much the split matters is not known: {missing}."
     elif missing:
         suffices, verdict = None, f"The data cannot say whether N = P R suffices: {missing}."
+    elif ratio.low >= 1 / SAME and ratio.high <= SAME and not fits["total"].resolved:
+        suffices, verdict = None, _only_alike(kept, fits["total"], at)
     elif ratio.low >= 1 / SAME and ratio.high <= SAME:
         suffices = True
         verdict = f"N = P R suffices: a law in N alone is not refused (p = {p:.2g}). {at}."
@@ -86,6 +89,21 @@ def compare_laws(observations: Iterable[Observation], *, confidence: float = 0.9
         near = [s for s in COMPARED if s != best and known.get(s, math.inf) < known[best] + 2]
         verdict += f' By AICc "{best}" is best' + (f", with {_listed(near)} within 2 of it." if near else ".")
     return LawComparison(fits, best, verdict + left_out, suffices, p, ratio, n_left_out)
+
+
+def _only_alike(kept: list[Observation], total: LawFit, at: str) -> str:
+    """Splits take as long as each other where nothing shows that the size matters at all."""
+    sizes = {o.batch for o in kept if o.is_reached}
+    if len(sizes) == 1:
+        n = sizes.pop()
+        return (
+            f"At N = {n} the split makes no difference that counts, and other N were not measured, so the data cannot "
+            f"say whether N = P R suffices: S may hardly depend on the batch there. {at}."
+        )
+    return (
+        f"The data cannot say whether N = P R suffices: {at[0].lower()}{at[1:]}, which would also be so where S hardly "
+        f"depends on the batch, and no law in N is resolved ({total.reason})."
+    )
 
 
 def _missing(kept: list[Observation], fits: dict[str, LawFit]) -> str:

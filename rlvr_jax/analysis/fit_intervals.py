@@ -35,11 +35,12 @@ class FittedCurve:
     best: Maximum
     n_independent: int  # runs, not points
     confidence: float
+    n_levels: int = 1  # parts of the table that share no run: targets of shared runs have one luck, and one level
 
     @property
     def n_mean(self) -> int:
-        """Numbers of the law itself, without sigma; of several targets too, for each run counts as one point."""
-        return self.columns_nk.shape[1]
+        """Numbers of the law itself, without sigma: of the curve, and a level for each part that shares no run."""
+        return self.columns_nk.shape[1] - 1 + self.n_levels
 
     @property
     def n_free(self) -> int:

@@ -28,8 +28,9 @@ def fit_targets(
     """One fit for each target of each group, targets ascending; then, of a group with two or more, a joint one.
 
     The joint law has one curve 1 + B_noise/B and a level S_min for each target. Targets of one run share its luck, so
-    its points count as one: 2 ln L is scaled by runs / points, and Student's t has runs - 2 degrees of freedom. That is
-    right when a run is late by one factor at every target, and too cautious otherwise. Its lack_of_fit_p asks whether
+    its points count as one: 2 ln L is scaled by runs / points, and Student's t has runs - 2 degrees of freedom, one
+    fewer for each further part of the table that shares no run with the rest. That is right when a run is late by one
+    factor at every target, and too cautious otherwise. Its lack_of_fit_p asks whether
     the targets prefer different B_noise; where they do (p < 0.01) it is unresolved, and also where its targets speak
     against it: one that seeds refuse the law of, or two with intervals apart.
 
@@ -68,7 +69,7 @@ def _unless_refused(joint: LawFit, fits: list[TargetFit]) -> LawFit:
 
 
 def _refused(joint: LawFit, reason: str) -> LawFit:
-    return dataclasses.replace(joint, resolved=False, reason=joint.reason or reason)
+    return dataclasses.replace(joint, resolved=False, is_refused=True, reason=joint.reason or reason)
 
 
 def _least_steps(joint: LawFit, targets: list[float]) -> dict[float, Estimate]:

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy.sparse.csgraph
 from numpy.typing import ArrayLike
 
 from rlvr_jax.analysis.fit_intervals import Estimate, FittedCurve
 from rlvr_jax.analysis.fit_likelihood import Runs, maximum
-from rlvr_jax.analysis.fit_verdict import Knee, why_unresolved
+from rlvr_jax.analysis.fit_verdict import REFUSED_P, Knee, why_unresolved
 from rlvr_jax.analysis.lack_of_fit import lack_of_fit_p, other_b_noise_p
 from rlvr_jax.analysis.law_shapes import (
     SHAPES,
@@ -58,7 +59,9 @@ class LawFit:
     reason: str  # "" when resolved
     lack_of_fit_p: float | None  # seeds against the law; of several targets: one B_noise against one for each
     points: tuple[FitPoint, ...]
-    n_left_out: int = 0  # runs with one rollout, which have no group baseline, under shapes that need one
+    n_without_baseline: int = 0  # runs with one rollout, under shapes that need a group's; not in n_runs
+    n_left_out: int = 0  # those, runs of which nothing is known, and, of absolute residuals, those that never got there
+    is_refused: bool = False  # seeds or targets speak against the curve: its intervals mean nothing
     curve: FittedCurve | None = field(default=None, repr=False, compare=False)
 
     def steps(self, n_prompts: ArrayLike, n_rollouts: ArrayLike) -> np.ndarray:
@@ -142,7 +145,8 @@ def fit_curve(observations: list[Observation], *, shape: str, residuals: str, co
     kept = _checked(observations, shape, residuals, confidence)
     targets = sorted({o.target for o in kept})
     reached = {o.target for o in kept if o.is_reached}  # a target that no run reached has no level
-    fitted = [o for o in kept if o.target in reached and (o.is_reached or residuals == "relative")]
+    used = [o for o in kept if o.is_reached or (residuals == "relative" and o.is_known)]
+    fitted = [o for o in used if o.target in reached]
     n_reached = sum(o.is_reached for o in kept)
     common = {
         "shape": shape,
@@ -150,7 +154,8 @@ def fit_curve(observations: list[Observation], *, shape: str, residuals: str, co
         "confidence": confidence,
         "n_runs": len({run_key(o) for o in kept}),
         "n_reached": n_reached,
-        "n_left_out": len({run_key(o) for o in observations}) - len({run_key(o) for o in kept}),
+        "n_without_baseline": len({run_key(o) for o in observations}) - len({run_key(o) for o in kept}),
+        "n_left_out": len({run_key(o) for o in observations}) - len({run_key(o) for o in used}),
     }
     if n_reached == 0:
         unknown = Estimate(math.nan, 0.0, math.inf)
@@ -171,9 +176,14 @@ def fit_curve(observations: list[Observation], *, shape: str, residuals: str, co
     columns = law_columns(shape, [o.n_prompts for o in fitted], [o.n_rollouts for o in fitted])
     runs = _runs(fitted, sorted(reached), residuals)
     best = maximum(runs, columns, columns.mean(axis=0))
-    curve = FittedCurve(runs, columns, best, len({run_key(o) for o in fitted}), confidence)
+    curve = FittedCurve(runs, columns, best, len({run_key(o) for o in fitted}), confidence, _n_parts(fitted))
     terms = {name: curve.ratio(ratio) for name, ratio in law_terms(shape).items()}
-    p = other_b_noise_p(curve) if len(reached) > 1 else lack_of_fit_p(curve, fitted)
+    if len(reached) > 1:
+        p = other_b_noise_p(curve)
+    elif residuals == "absolute" and len(fitted) < len(kept):
+        p = None  # the slow runs are missing where S is largest: the test would refuse the law for that alone
+    else:
+        p = lack_of_fit_p(curve, fitted)
     knee = _knee(shape, curve, terms, fitted)
     reason = why_unresolved(knee, terms, fitted, n_runs=len(kept), lack_of_fit_p=p, n_free=curve.n_free)
     if not reason and not best.is_certain:
@@ -189,6 +199,7 @@ def fit_curve(observations: list[Observation], *, shape: str, residuals: str, co
         aicc=_aicc(best.log_likelihood, columns.shape[1] + runs.n_targets, len(fitted)),
         resolved=not reason,
         reason=reason,
+        is_refused=bool(reason) and p is not None and p < REFUSED_P,
         lack_of_fit_p=p,
         points=tuple(_point(o, shape, residuals, level_of.get(o.target)) for o in kept),
         curve=curve,
@@ -198,6 +209,16 @@ def fit_curve(observations: list[Observation], *, shape: str, residuals: str, co
 def run_key(observation: Observation) -> tuple:
     """What tells one run from another: tables may name all seeds of a point alike."""
     return observation.run, observation.seed, observation.n_prompts, observation.n_rollouts
+
+
+def _n_parts(observations: list[Observation]) -> int:
+    """Into how many parts the table of runs and targets falls, between which no run is shared."""
+    runs = list(dict.fromkeys(run_key(o) for o in observations))
+    targets = sorted({o.target for o in observations})
+    place = {key: at for at, key in enumerate([*runs, *targets])}
+    of_run_n, of_target_n = [place[run_key(o)] for o in observations], [place[o.target] for o in observations]
+    links = scipy.sparse.coo_array((np.ones(len(observations)), (of_run_n, of_target_n)), shape=(len(place),) * 2)
+    return int(scipy.sparse.csgraph.connected_components(links, directed=False)[0])
 
 
 def _checked(observations: list[Observation], shape: str, residuals: str, confidence: float) -> list[Observation]:

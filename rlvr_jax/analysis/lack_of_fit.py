@@ -13,17 +13,19 @@ from rlvr_jax.analysis.observations import Observation
 def lack_of_fit_p(curve: FittedCurve, observations: list[Observation]) -> float | None:
     """How likely seeds alone miss the law by as much; None without seeds.
 
-    Likelihood ratio of one free level for each of k (n_prompts, n_rollouts) against the law of p numbers, as an F test:
+    Likelihood ratio of one free level for each of k cells against the law of p numbers, as an F test. Runs of one cell
+    share n_prompts, n_rollouts and the updates per step, without which they are no seeds of each other:
 
         F = (exp(2 (ln L_free - ln L) / n) - 1) (n - k) / (k - p)
 
     which is that of regression where steps are known exactly.
     """
-    cells = sorted({(o.n_prompts, o.n_rollouts) for o in observations})
+    cell_of = [(o.n_prompts, o.n_rollouts, o.updates_per_step) for o in observations]
+    cells = sorted(set(cell_of))
     n, k, n_mean = len(observations), len(cells), curve.n_mean
     if k <= n_mean or n <= k:
         return None
-    cell_n = np.array([cells.index((o.n_prompts, o.n_rollouts)) for o in observations])
+    cell_n = np.array([cells.index(cell) for cell in cell_of])
     one = np.ones((n, 1))
     free = maximum(Runs(curve.runs.lower_n, curve.runs.upper_n, cell_n, curve.runs.is_relative), one, one[0])
     scale = 1.0 if curve.runs.is_relative else float(curve.runs.steps_n.mean())

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlvr_jax.analysis.observations import Observation
+from rlvr_jax.analysis.printable import printable
 from rlvr_jax.analysis.table_fields import Fields, column_index, table_fields
 
 NEEDED = ("run", "n_prompts", "n_rollouts", "target", "steps")
 OPTIONAL = ("minibatch_prompts", "eval_every", "max_steps", "seed", "group")
 UNITS = ("step", "update")
+_STEPS_RANGE = (1e-3, 1e12)  # of printed steps: beyond it, they are something else
 _NOT_REACHED = ("", "-", "–", "—", "nan", "na", "n/a", "none", "null")  # of `steps`, in lower case
 
 
@@ -24,11 +26,12 @@ class Row:
     n_rollouts: int
     target: float
     steps: float | None  # collections; None: not reached
-    minibatch_prompts: int  # of an update; n_prompts: one update per step
+    minibatch_prompts: int  # of an update, at most n_prompts: then it is one update per step
     eval_every: float | None  # steps; None: `steps` is exact
     max_steps: float | None  # how far the run went; None: not said
     seed: int | None
     group: str
+    is_minibatch_cut: bool = False  # the table has a larger one than n_prompts
 
     @property
     def updates_per_step(self) -> int:
@@ -40,7 +43,15 @@ class Row:
         return self.group, self.run, self.seed
 
 
-def read_table(path: str | Path, *, eval_every: float | None = None) -> list[Row]:
+@dataclass(frozen=True)
+class Length:
+    """How many steps a run is known, or taken, to have made."""
+
+    steps: float  # 0: nothing is known
+    source: str  # "max_steps", "own": its last printed step, or "group": the last one printed for any run of its group
+
+
+def read_table(path: str | Path, *, eval_every: float | None = None, max_steps: float | None = None) -> list[Row]:
     """The rows of a CSV file, checked; columns may lie in any order.
 
     Comma, semicolon or tab between fields, with or without a byte-order mark; behind a semicolon 0,5 is 0.5.
@@ -49,6 +60,7 @@ def read_table(path: str | Path, *, eval_every: float | None = None) -> list[Row
     Args:
         path: of a UTF-8 file with the columns NEEDED and any of OPTIONAL; others are left alone (`unused_columns`).
         eval_every: spacing of evaluations in steps, for a table without that column.
+        max_steps: how far every run went, likewise.
 
     Raises:
         ValueError: naming file, line, value and fix.
@@ -56,10 +68,11 @@ def read_table(path: str | Path, *, eval_every: float | None = None) -> list[Row
     """
     header, lines, has_decimal_comma = table_fields(path, needed=NEEDED)
     index = column_index(path, header, needed=NEEDED, optional=OPTIONAL)
-    if eval_every is not None and "eval_every" in index:
-        raise ValueError(f"{path} has a column eval_every: leave --eval_every={eval_every:g} out, or the column")
-    if eval_every is not None and not (math.isfinite(eval_every) and eval_every > 0):
-        raise ValueError(f"--eval_every={eval_every:g} is not a number of steps above 0")
+    for name, value in (("eval_every", eval_every), ("max_steps", max_steps)):
+        if value is not None and name in index:
+            raise ValueError(f"{path} has a column {name}: leave --{name}={value:g} out, or the column")
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"--{name}={value:g} is not a number of steps above 0")
     rows = []
     for line, fields in lines:
         if len(fields) != len(header):
@@ -68,7 +81,7 @@ def read_table(path: str | Path, *, eval_every: float | None = None) -> list[Row
                 " an empty field between separators"
             )
         row = Fields(f"{path} line {line}", {name: fields[at].strip() for name, at in index.items()}, has_decimal_comma)
-        rows.append(_row(row, line, eval_every))
+        rows.append(_row(row, line, eval_every, max_steps))
     if not rows:
         raise ValueError(f"{path} has a header and no rows; a row is one run and one target")
     _check_runs(path, rows)
@@ -77,7 +90,8 @@ def read_table(path: str | Path, *, eval_every: float | None = None) -> list[Row
 
 def unused_columns(path: str | Path) -> list[str]:
     """Names in the header that are not ours."""
-    return [name for name in table_fields(path, needed=NEEDED)[0] if name and name not in NEEDED + OPTIONAL]
+    names = table_fields(path, needed=NEEDED)[0]
+    return [_one_line(name) for name in names if name and name not in NEEDED + OPTIONAL]
 
 
 def table_observations(rows: list[Row], unit: str) -> list[Observation]:
@@ -85,8 +99,10 @@ def table_observations(rows: list[Row], unit: str) -> list[Observation]:
 
     With evaluations every E steps, a printed s means (s - E, s]: 75 read every 25 is 50-75, and 25 is at most 25.
     Without, s is exact. A run that did not reach a target went on to `max_steps`, or, where the table does not say,
-    at least as far as its own last printed step at another target: that is certain, and what other runs did is not.
-    A run of which neither is known says nothing and is left out; `table_notes` names it.
+    at least as far as its own last printed step at another target: that is certain. Where neither is known, the slow
+    runs of a size would go and the fast ones stay if it were dropped, so it is taken to have gone as far as the last
+    step printed for any run of its group. Where that too is unknown, or the run ended before its first evaluation, it
+    lies in (0, inf], which no fit uses and every fit counts. `table_notes` says which runs these are.
 
     Args:
         rows: of `read_table`.
@@ -95,17 +111,12 @@ def table_observations(rows: list[Row], unit: str) -> list[Observation]:
     """
     if unit not in UNITS:
         raise ValueError(f"unit={unit!r} is none of {', '.join(UNITS)}")
-    furthest = furthest_steps(rows)
+    ends = ended_at(rows)
     found = []
     for row in rows:
         count = row.updates_per_step if unit == "update" else 1
         if row.steps is None:
-            after = row.max_steps if row.max_steps is not None else furthest[row.identity]
-            if row.eval_every:
-                after = row.eval_every * math.floor(after / row.eval_every + 1e-9)  # nobody looked after that
-            if after <= 0:
-                continue
-            at, by = None, math.inf
+            after, at, by = ends[row.identity, row.target].steps, None, math.inf
         else:
             at, by = row.steps * count, row.steps * count
             after = row.steps - (row.eval_every or 0.0)
@@ -120,8 +131,35 @@ def table_observations(rows: list[Row], unit: str) -> list[Observation]:
                 by=by,
                 seed=row.seed,
                 group=row.group,
+                updates_per_step=row.updates_per_step,
             )
         )
+    return found
+
+
+def ended_at(rows: list[Row]) -> dict[tuple, Length]:
+    """By run and target, where it was not reached: the last evaluation that is known not to have seen it."""
+    printed: dict[tuple, float] = defaultdict(float)
+    said: dict[tuple, float] = defaultdict(float)
+    in_group: dict[str, float] = defaultdict(float)
+    for row in rows:
+        printed[row.identity] = max(printed[row.identity], row.steps or 0.0)
+        said[row.identity] = max(said[row.identity], row.max_steps or 0.0)
+        in_group[row.group] = max(in_group[row.group], row.steps or 0.0)
+    found = {}
+    for row in rows:
+        if row.steps is not None:
+            continue
+        most = row.max_steps or said[row.identity]
+        if most:
+            length = Length(max(most, 0.0 if row.max_steps else printed[row.identity]), "max_steps")
+        elif printed[row.identity]:
+            length = Length(printed[row.identity], "own")
+        else:
+            length = Length(in_group[row.group], "group")
+        if row.eval_every:  # nobody looked after the last of them
+            length = Length(row.eval_every * math.floor(length.steps / row.eval_every + 1e-9), length.source)
+        found[row.identity, row.target] = length
     return found
 
 
@@ -130,19 +168,28 @@ def one_update_rows(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.updates_per_step == 1]
 
 
-def _row(fields: Fields, line: int, eval_every: float | None) -> Row:
+def _one_line(text: str) -> str:
+    """What a terminal and a line of markdown can show."""
+    return printable(" ".join(text.split()))
+
+
+def _row(fields: Fields, line: int, eval_every: float | None, max_steps: float | None) -> Row:
     counts = {name: fields.count(name) for name in ("n_prompts", "n_rollouts")}
     target = fields.number("target", "a number", is_positive=False)
     for name, value in counts.items() | {("target", target)}:
         if value is None:
             raise ValueError(f"{fields.place}: {name} is blank; every row needs it")
-    run = fields.text["run"]
+    run = _one_line(fields.text["run"])
     if not run:
         raise ValueError(f"{fields.place}: run is blank; rows of one run share its name")
     steps = None
     if fields.text["steps"].lower() not in _NOT_REACHED:
-        steps = fields.number("steps", "a number of steps above 0; leave it blank where the target was not reached")
-    minibatch = fields.count("minibatch_prompts") or counts["n_prompts"]
+        wanted = "a number of steps above 0; leave it blank where the target was not reached"
+        steps = fields.number("steps", wanted)
+        if not _STEPS_RANGE[0] <= steps <= _STEPS_RANGE[1]:
+            raise fields.fault("steps", f"a number of steps, {_STEPS_RANGE[0]:g} to {_STEPS_RANGE[1]:g}")
+    asked = fields.count("minibatch_prompts") or counts["n_prompts"]
+    minibatch = min(asked, counts["n_prompts"])
     if counts["n_prompts"] % minibatch:
         raise ValueError(
             f"{fields.place}: minibatch_prompts={minibatch} does not divide n_prompts={counts['n_prompts']}: updates"
@@ -154,7 +201,9 @@ def _row(fields: Fields, line: int, eval_every: float | None) -> Row:
             f"{fields.place}: steps={steps:g} is not a multiple of eval_every={spacing:g}: steps are those of the"
             " evaluation that saw the target; leave eval_every out (or blank in this row) where they are exact"
         )
-    furthest = fields.number("max_steps", "a number of steps above 0")
+    furthest = max_steps
+    if "max_steps" in fields.text:
+        furthest = fields.number("max_steps", "a number of steps above 0")
     if steps is not None and furthest is not None and steps > furthest:
         raise ValueError(f"{fields.place}: steps={steps:g} lie beyond max_steps={furthest:g}, where the run ended")
     seed = fields.number("seed", "a whole number", is_positive=False)
@@ -170,7 +219,8 @@ def _row(fields: Fields, line: int, eval_every: float | None) -> Row:
         eval_every=spacing,
         max_steps=furthest,
         seed=None if seed is None else int(seed),
-        group=fields.text.get("group", ""),
+        group=_one_line(fields.text.get("group", "")),
+        is_minibatch_cut=asked > minibatch,
     )
 
 
@@ -193,11 +243,3 @@ def _check_runs(path: str | Path, rows: list[Row]) -> None:
                     f"{path} lines {first.line} and {row.line}: run {row.run} has {name}={getattr(first, name)} and"
                     f" {getattr(row, name)}; runs of different sizes need different names"
                 )
-
-
-def furthest_steps(rows: list[Row]) -> dict[tuple, float]:
-    """How many steps each run is known to have made."""
-    furthest: dict[tuple, float] = defaultdict(float)
-    for row in rows:
-        furthest[row.identity] = max(furthest[row.identity], row.steps or 0.0, row.max_steps or 0.0)
-    return furthest

@@ -65,6 +65,7 @@ def run_observations(
                     by=math.inf if crossing.by is None else evaluated.in_unit(unit, crossing.by),
                     seed=record.seed,
                     group=groups[record.folder],
+                    updates_per_step=max(1, record.n_prompts // record.minibatch_prompts),
                 )
             )
     said += [

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+_LARGEST = 10**12  # of a whole number: beyond it, a field is in the wrong column
 _LEAST_LIKENESS = 0.65  # of a column's name to one of ours: below it, it is another column
 
 
@@ -82,7 +83,7 @@ class Fields:
         if self.has_decimal_comma and "." not in text:
             text = text.replace(",", ".")
         try:
-            value = float(text)
+            value = float(text.replace("_", "?"))  # Python takes 1_000 for 1000, other programs do not
         except ValueError:
             raise self.fault(name, wanted) from None
         if not math.isfinite(value) or (is_positive and value <= 0):
@@ -90,8 +91,8 @@ class Fields:
         return value
 
     def count(self, name: str) -> int | None:
-        wanted = "a whole number above 0"
+        wanted = "a whole number above 0 and at most 1e12"
         value = self.number(name, wanted)
-        if value is not None and value != int(value):
+        if value is not None and (value != int(value) or value > _LARGEST):
             raise self.fault(name, wanted)
         return None if value is None else int(value)

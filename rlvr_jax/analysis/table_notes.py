@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 
-from rlvr_jax.analysis.law_table import Row, furthest_steps
+from rlvr_jax.analysis.law_table import Length, Row, ended_at
 
 
 def table_notes(rows: list[Row]) -> list[str]:
@@ -23,26 +23,77 @@ def table_notes(rows: list[Row]) -> list[str]:
                 f"Reached by the first evaluation, so that no more than an upper bound is known: {early}. Absolute"
                 " residuals take these numbers as exact."
             )
+        notes.append(
+            "Absolute residuals take a printed number for the time itself, though it is the latest that it may be: their"
+            " S_min is high by up to half the spacing."
+        )
     if any(row.steps is not None and not row.eval_every for row in rows):
         which = "" if not spacings else " where eval_every is blank"
         notes.append(f"Steps are taken as exact{which}; eval_every says how far evaluations lie apart.")
-    unreached = [row for row in rows if row.steps is None]
-    furthest = furthest_steps(rows)
-    guessed = [row for row in unreached if row.max_steps is None and furthest[row.identity] > 0]
-    if guessed:
-        bounds = [f"{row.run} > {furthest[row.identity]:g} steps to {row.target:g}" for row in guessed[:4]]
-        more = f" and {len(guessed) - 4} more" if len(guessed) > 4 else ""
+    cut = [row for row in rows if row.is_minibatch_cut]
+    if cut:
         notes.append(
-            f"Not reached, and the table does not say how far the run went (max_steps); it went at least as far as its"
-            f" last printed step: {', '.join(bounds)}{more}."
+            f"minibatch_prompts is larger than n_prompts for {_listed(_runs_of(cut))}: read as n_prompts, one update per"
+            " step."
         )
-    unknown = [row for row in unreached if row.max_steps is None and furthest[row.identity] == 0]
+    return notes + _ending_notes(rows) + _order_notes(rows)
+
+
+def _ending_notes(rows: list[Row]) -> list[str]:
+    """How far the runs went that did not get to a target, where the table does not say so."""
+    ends = ended_at(rows)
+    by_source: dict[str, list[tuple[Row, Length]]] = defaultdict(list)
+    for row in rows:
+        if row.steps is None:
+            length = ends[row.identity, row.target]
+            by_source[length.source if length.steps > 0 else f"no {length.source}"].append((row, length))
+    notes = []
+    own, group = (
+        [f"{_run_text(row)} > {length.steps:g} steps to {row.target:g}" for row, length in by_source[source]]
+        for source in ("own", "group")
+    )
+    if own:
+        notes.append(
+            "Not reached, and the table does not say how far the run went (max_steps); it went at least as far as its"
+            f" last printed step: {_listed(own, 4)}."
+        )
+    if group:
+        notes.append(
+            "Not reached, and nothing is printed of the run at any target. It is taken to have gone as far as the last"
+            f" step printed for any run{' of its group' if len({row.group for row in rows}) > 1 else ''}, which is right"
+            f" where all were given as many steps; max_steps, as a column or a flag, would replace this:"
+            f" {_listed(group, 4)}."
+        )
+    early = [row for source in ("no max_steps", "no own", "no group") for row, length in by_source[source]]
+    early = [row for row in early if _was_ended(row, rows)]
+    if early:
+        notes.append(f"Used by no fit: {_listed(_runs_of(early))} ended before the first evaluation.")
+    unknown = [row for row, _ in by_source["no group"] if not _was_ended(row, rows)]
     if unknown:
-        names = ", ".join(dict.fromkeys(row.run for row in unknown[:8]))
         notes.append(
-            f"Left out: {names} reached no target, and no max_steps says how far it went, so nothing is known."
+            f"Used by no fit: {_listed(_runs_of(unknown))} reached no target, and neither max_steps nor another run of"
+            " the group says how far it went; give max_steps, as a column or a flag."
         )
-    return notes + _order_notes(rows)
+    return notes
+
+
+def _was_ended(row: Row, rows: list[Row]) -> bool:
+    """Whether anything says how far the run went."""
+    same = [other for other in rows if other.group == row.group and (other.steps or other.identity == row.identity)]
+    return any(other.steps or other.max_steps for other in same)
+
+
+def _runs_of(rows: list[Row]) -> list[str]:
+    return list(dict.fromkeys(_run_text(row) for row in rows))
+
+
+def _run_text(row: Row) -> str:
+    return row.run if row.seed is None else f"{row.run} seed {row.seed}"
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _early_text(rows: list[Row]) -> str:
@@ -65,8 +116,5 @@ def _order_notes(rows: list[Row]) -> list[str]:
     for run_rows in by_run.values():
         steps = [math.inf if row.steps is None else row.steps for row in sorted(run_rows, key=lambda row: row.target)]
         if steps != sorted(steps) and steps != sorted(steps, reverse=True):
-            odd.append(run_rows[0].run)
-    if not odd:
-        return []
-    more = f" and {len(odd) - 8} more" if len(odd) > 8 else ""
-    return [f"Check {', '.join(odd[:8])}{more}: steps neither rise nor fall from target to target."]
+            odd.append(_run_text(run_rows[0]))
+    return [f"Check {_listed(odd)}: steps neither rise nor fall from target to target."] if odd else []
