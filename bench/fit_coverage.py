@@ -5,7 +5,8 @@
     bench/fit_coverage.py --json=results.json   and the same as JSON
 
 The studies are drawn by tests/analysis/simulated_studies.py, which does not use the fit: S = S_min (1 + B_noise / B)
-with log-normal noise (or S (1 + noise eps)), read at the next evaluation, never where the run ends before it. Estimates
+with log-normal noise (or S (1 + noise eps)), read at the next evaluation, never where the run ends before it. "From a
+table" they pass through a CSV file that says nowhere how far the runs went. Estimates
 are given over the truth, coverage is of nominal 90% intervals. Bars, where the batches lie around the knee: mean within
 5%, coverage 0.85 to 0.95, resolved in 90%; where all miss it: unresolved in 90%. Of the comparison of laws: N = P R
 called insufficient in at most 10% where it suffices, and called sufficient in at most 5% where it does not. The command
@@ -17,6 +18,7 @@ import dataclasses
 import json
 import math
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -27,11 +29,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "analysis
 
 import numpy as np
 import scipy
-from simulated_studies import BATCHES, loo_law, simulated, total_law
+from simulated_studies import BATCHES, loo_law, simulated, total_law, write_table
 
 from rlvr_jax.analysis.compare_laws import compare_laws
 from rlvr_jax.analysis.fit_targets import fit_targets
 from rlvr_jax.analysis.fits import Estimate, fit_law
+from rlvr_jax.analysis.law_table import read_table, table_observations
+from rlvr_jax.analysis.observations import Observation
 
 COARSE = (*(256 * 2**k for k in range(6)), 65536)
 BIAS_BAR, COVERAGE_BARS, RESOLVED_BAR = 0.05, (0.85, 0.95), 0.9
@@ -44,6 +48,10 @@ STUDIES = {
     "S_min 400": (400, 1000, BATCHES, {}, "knee"),
     "S_min 200, normal noise": (200, 1000, BATCHES, {"is_log_normal": False}, "knee"),
     "S_min 400, normal noise": (400, 1000, BATCHES, {"is_log_normal": False}, "knee"),
+    "S_min 150, from a table": (150, 1000, BATCHES, {}, "knee"),
+    "S_min 200, from a table": (200, 1000, BATCHES, {}, "knee"),
+    "S_min 300, from a table": (300, 1000, BATCHES, {}, "knee"),
+    "S_min 400, from a table": (400, 1000, BATCHES, {}, "knee"),
     "all B >= 10 B_noise": (200, 1000, tuple(10_000 * 2**k for k in range(7)), {}, "missed"),
     "all B <= B_noise / 10": (3, 1000, (2, 3, 6, 12, 25, 50, 100), {"n_steps": 3000}, "missed"),
     "one seed": (200, 1000, BATCHES, {"n_seeds": 1}, ""),
@@ -84,7 +92,10 @@ def one_law_rows(args: argparse.Namespace) -> Iterator[dict]:
     for name, (s_min, b_noise, batches, settings, claim) in STUDIES.items():
         rng, start = np.random.default_rng(args.seed), time.process_time()
         law, sizes = total_law(s_min, b_noise), [(b, 1) for b in batches]
-        fits = [fit_law(simulated(rng, law, sizes, **settings)) for _ in range(args.repeats)]
+        studies = [simulated(rng, law, sizes, **settings) for _ in range(args.repeats)]
+        if name.endswith("from a table"):
+            studies = [from_table(study) for study in studies]
+        fits = [fit_law(study) for study in studies]
         b, s = (np.array([getattr(f, key).value for f in fits]) for key in ("b_noise", "s_min"))
         p = [f.lack_of_fit_p for f in fits if f.lack_of_fit_p is not None]
         yield {
@@ -98,6 +109,14 @@ def one_law_rows(args: argparse.Namespace) -> Iterator[dict]:
             "refused 5%": float(np.mean(np.array(p) < 0.05)) if p else None,
             "ms": 1e3 * (time.process_time() - start) / args.repeats,
         }  # fmt: skip
+
+
+def from_table(study: list[Observation]) -> list[Observation]:
+    """The study as bin/fit reads it from a CSV file without max_steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "study.csv"
+        write_table(study, path)
+        return table_observations(read_table(path), "step")
 
 
 def joint_rows(args: argparse.Namespace) -> Iterator[dict]:

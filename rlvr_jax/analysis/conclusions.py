@@ -8,19 +8,24 @@ from rlvr_jax.analysis.controls import learning_rate_text
 from rlvr_jax.analysis.fit_targets import TargetFit, fit_targets
 from rlvr_jax.analysis.iso_batches import IsoBatch, iso_batches
 from rlvr_jax.analysis.law_text import law_sentence
-from rlvr_jax.analysis.law_words import UNIT_NAMES, target_name
-from rlvr_jax.analysis.noise_pool import Pooled
+from rlvr_jax.analysis.law_words import UNIT_NAMES
 from rlvr_jax.analysis.noise_series import study_noise
+from rlvr_jax.analysis.order_text import order_lines
 from rlvr_jax.analysis.policy_noise import PolicyNoise, find_policy_noise
 from rlvr_jax.analysis.predict import Prediction, predict
 from rlvr_jax.analysis.predicted_rows import PredictedRow, StepsRow, compare_predicted, compare_steps
-from rlvr_jax.analysis.predicted_words import prediction_sentences, text
-from rlvr_jax.analysis.seeds import Order, resolved_orders
+from rlvr_jax.analysis.predicted_words import prediction_sentences, steps_verdict
+from rlvr_jax.analysis.short_answer import (
+    critical_batch_sentence,
+    slice_headlines,
+    split_answer,
+    unresolved_sentences,
+)
 from rlvr_jax.analysis.slices import SliceLaw, slice_laws
 from rlvr_jax.analysis.split_conclusions import SplitConclusion, split_conclusions, split_headlines, why_no_split
 from rlvr_jax.analysis.study import Study
 
-__all__ = ["Conclusions", "IsoBatch", "LawConclusion", "SplitConclusion", "conclude", "predicted_headline"]
+__all__ = ["Conclusions", "IsoBatch", "LawConclusion", "SplitConclusion", "conclude"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class LawConclusion:
 class Conclusions:
     """Sentences are markdown without links or images, one claim each; numbers are beside them as data."""
 
-    headline: list[str]  # what one reads first: critical batch per target, or unresolved and why
+    answer: list[str]  # read first: critical batch, whether N = P R suffices, what gradient noise predicts
+    headline: list[str]  # more: branches, what is unresolved and why, prompts and rollouts alone, how splits compare
     conditions: list[str]  # under which these hold: learning-rate rule, unit, smoothing, seeds, optimiser
     unit: str
     confidence: float
@@ -67,7 +73,8 @@ def conclude(study: Study, *, confidence: float = 0.9) -> Conclusions:
     notes = list(study.notes)
     laws = _laws(study, confidence, notes)
     splits = split_conclusions(study, confidence=confidence, notes=notes)
-    slices = slice_laws(study.observations, confidence=confidence)
+    everything = [*study.observations, *study.other_observations]
+    slices = slice_laws(everything, confidence=confidence)
     split_sentence = "" if splits else why_no_split(study.observations)
     folders = {place / "noise" for record in study.records for place in (record.folder, record.folder.parent)}
     policy_noise = find_policy_noise(sorted(folders), notes=notes)
@@ -76,14 +83,15 @@ def conclude(study: Study, *, confidence: float = 0.9) -> Conclusions:
     steps_rows = compare_steps(predictions, [law.fit for law in laws if law.target is not None])
     branches = branch_studies(study.records, confidence=confidence, notes=notes)
     limits = {"tolerance": TOLERANCE, "confidence": confidence}
+    answer = [critical_batch_sentence(laws, confidence=confidence), split_answer(splits, split_sentence)]
+    answer.append(steps_verdict(steps_rows, predictions))
     return Conclusions(
+        answer=[sentence for sentence in answer if sentence],
         headline=[
             *(branch_sentence(branch, **limits) for branch in branches),
-            *(law.sentence for law in laws),
-            *(law.sentence for law in slices),
+            *unresolved_sentences(laws),
+            *slice_headlines(slices),
             *split_headlines(splits, unit=study.unit),
-            *([split_sentence] if split_sentence else []),
-            *(predicted_headline(row) for row in steps_rows if row.metric == "gradient"),
         ],
         conditions=_conditions(study),
         unit=study.unit,
@@ -93,7 +101,7 @@ def conclude(study: Study, *, confidence: float = 0.9) -> Conclusions:
         slices=slices,
         splits=splits,
         split_sentence=split_sentence,
-        iso_batches=iso_batches(study.observations, unit=study.unit, confidence=confidence),
+        iso_batches=iso_batches(everything, unit=study.unit, confidence=confidence),
         orders=point_orders(study),
         predictions=predictions,
         predicted_rows=predicted_rows,
@@ -102,19 +110,6 @@ def conclude(study: Study, *, confidence: float = 0.9) -> Conclusions:
         policy_noise=policy_noise,
         notes=notes,
         branches=branch_section(branches, **limits),
-    )
-
-
-def predicted_headline(row: StepsRow) -> str:
-    """The prediction beside the fit, in short; the row's own sentence has the ratios."""
-    if not all(pooled.is_resolved for pooled in row.predicted.values()):
-        return row.sentence
-    normalised, best_size = text(row.predicted["normalised"]), text(row.predicted["best_size"])
-    fitted = text(Pooled(row.fitted)) if row.is_fit_resolved else "unresolved"
-    return (
-        f"{target_name(row.target, row.group)}: gradient noise of {row.runs_predicted} runs predicts {normalised} "
-        f"rollouts if steps are divided by their gradient's size, as Adam's, and {best_size} if they have the best "
-        f"size; fitted: {fitted}."
     )
 
 
@@ -143,16 +138,7 @@ def point_orders(study: Study) -> list[str]:
         return []
     speed = {point.name: [run.mean_accuracy for run in point.finished] for point in finished}
     final = {point.name: [run.final_accuracy for run in point.finished] for point in finished}
-    return [*_orders("mean accuracy over training (speed)", speed), *_orders("final accuracy", final)]
-
-
-def _orders(what: str, values_by_point: dict[str, list[float]]) -> list[str]:
-    orders, sentence = resolved_orders(values_by_point)
-    return [f"Order by {what}: {sentence}.", *(f"- {_order_text(order)}" for order in orders)]
-
-
-def _order_text(order: Order) -> str:
-    return f"{order.better} above {order.worse} by {order.difference:.3f} [{order.low:.3f}, {order.high:.3f}]"
+    return [*order_lines("mean accuracy over training (speed)", speed), *order_lines("final accuracy", final)]
 
 
 def _conditions(study: Study) -> list[str]:
@@ -172,11 +158,12 @@ def _conditions(study: Study) -> list[str]:
             f"and lags behind a rising accuracy by about {(study.smooth - 1) / 2:g} evaluation(s): every S is later by "
             "that, which makes S_min too large and B_noise too small."
         )
-    n_single = sum(record.n_rollouts == 1 for record in study.records)
-    if n_single and n_single < len(study.records):
+    n_others = len({seen.run for seen in study.other_observations})
+    if n_others:
         sentences.append(
-            f"{n_single} run(s) with one rollout per prompt have another baseline, for a group of one has no mean of "
-            "its own: they are in the law in P R, and not in laws of prompts and rollouts apart."
+            f"{n_others} run(s) with one rollout per prompt have another baseline, for a group of one has no mean of "
+            "its own: theirs is another estimate of the gradient. They are in the tables, and not in the law in P R, "
+            "in its prediction, or in laws of prompts and rollouts apart."
         )
     seeds = sorted({record.seed for record in study.records})
     sentences.append(

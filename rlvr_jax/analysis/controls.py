@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlvr_jax.analysis.read_runs import RunRecord
+from rlvr_jax.analysis.read_runs import RunRecord, shown
 
 POINT = ("study", "point", "seed", "batch.n_prompts", "batch.n_rollouts", "batch.minibatch_prompts")
 # what changes how a run is computed, recorded or watched, and not what it comes to at an update
@@ -47,7 +47,7 @@ def controls(records: list[RunRecord]) -> Controls:
             )
     varied = [name for name in names if len(recorded[name]) > 1]
     labels = [
-        ", ".join(f"{name}={one[name]}" if name in one else f"{name} not recorded" for name in varied)
+        ", ".join(f"{name}={shown(one[name])}" if name in one else f"{name} not recorded" for name in varied)
         for one in settings
     ]
     return Controls(
@@ -63,7 +63,7 @@ def _settings(record: RunRecord) -> dict[str, Any]:
     if config.get("optimizer.schedule", "constant") != "constant" and not config.get("optimizer.decay_updates"):
         kept["optimizer.decay_updates"] = config["n_updates"]  # 0 stands for it
     if config["optimizer.lr_rule"] == "grid":
-        for name in RATES:
+        for name in (*RATES, "optimizer.lr_grid"):  # which may have been extended
             kept.pop(name, None)
     return kept
 
@@ -94,7 +94,7 @@ def _older_notes(records: list[RunRecord]) -> list[str]:
         if missing:
             lacking[", ".join(missing)].append(record.point)
     return [
-        f"run.json of {len(points)} run(s) ({_some(points)}) is of an older version without {fields}: "
+        f"run.json of {len(points)} run(s) ({some(points)}) is of an older version without {fields}: "
         "taken to be as in the others, or as that version did it."
         for fields, points in lacking.items()
     ]
@@ -119,19 +119,21 @@ def rate_in_use(record: RunRecord) -> float | None:
 def learning_rate_text(records: list[RunRecord]) -> str:
     """How the learning rate followed the batch: "constant, 0.0002 at every batch size"."""
     texts = {}
+    factors = {factor for record in records for factor in record.config.get("optimizer.lr_grid") or ()}
     for record in records:
         rule, reference = record.config["optimizer.lr_rule"], record.config.get("optimizer.lr_reference_rollouts")
-        stated, grid = record.config.get("optimizer.peak_lr"), record.config.get("optimizer.lr_grid")
+        stated = record.config.get("optimizer.peak_lr")
         if rule == "constant":
             rate = rate_in_use(record)
             texts["constant, not recorded" if rate is None else f"constant, {rate:g} at every batch size"] = None
         elif rule == "grid":
-            texts[f"grid of {len(grid or [])} rates at every batch size, the best of them at each target"] = None
+            texts[f"grid of {len(factors)} rates at every batch size, the best of them at each target"] = None
         else:
             power = "square root of the batch" if rule == "sqrt" else "batch"
             texts[f"{rule}, {stated:g} at {reference} rollouts per update and proportional to the {power}"] = None
     return "; ".join(texts)
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """ "a, b, c and 4 more"."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -13,6 +13,7 @@ from rlvr_jax.analysis.summary import PointSummary
 WIDTH_IN, HEIGHT_IN, DPI = 5.8, 4.4, 170
 MARKERS = "os^vDPX*<>"
 UNRESOLVED_COLOUR = "firebrick"
+_DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2)))
 
 
 def new_figure(*, width_in: float = WIDTH_IN, height_in: float = HEIGHT_IN) -> Any:
@@ -28,12 +29,25 @@ def plain(text: str) -> str:
 
 
 def point_styles(points: list[PointSummary]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of every point by its name, the same in all figures of one study."""
+    """Colour, dashes and marker of every point by its name, the same in all figures of one study.
+
+    Points of one number of rollouts share their dashes, and take colours from one end to the other by their prompts, so
+
+    """
     from matplotlib import colormaps
 
-    colours = colormaps["viridis"](np.linspace(0.0, 0.9, len(points)))
+    rollouts = sorted(
+        {point.n_rollouts for point in points}, key=lambda R: (-sum(p.n_rollouts == R for p in points), R)
+    )
+    colours = colormaps["turbo"](np.linspace(0.05, 0.95, len(points)))
     return {
-        point.name: {"color": colour, "marker": MARKERS[i % len(MARKERS)], "markersize": 3.5, "linewidth": 1.3}
+        point.name: {
+            "color": colour,
+            "linestyle": _DASHES[rollouts.index(point.n_rollouts) % len(_DASHES)],
+            "marker": MARKERS[i % len(MARKERS)],
+            "markersize": 3.5,
+            "linewidth": 1.3,
+        }
         for i, (point, colour) in enumerate(zip(points, colours, strict=True))
     }
 

@@ -22,6 +22,7 @@ class TableOptions:
     residuals: str  # of the figure and the records; the text has both kinds
     unit: str  # "step" or "update"
     eval_every: float | None  # steps, for a table without that column
+    max_steps: float | None  # how far every run went, likewise
     shape: str
     confidence: float
     out: str | None  # a folder for text, figure and records
@@ -40,10 +41,12 @@ def fit_table(path: Path, options: TableOptions, *, say: Callable[[str], None]) 
         raise ValueError(f"--residuals={options.residuals} is none of {', '.join(RESIDUALS)}")
     if options.unit not in UNITS:
         raise ValueError(f"--unit={options.unit} is none of {', '.join(UNITS)}")
-    rows = read_table(path, eval_every=options.eval_every)
+    if options.json == "":
+        raise ValueError("--json= names no file; --json alone prints JSON, --json=FILE writes it")
+    if options.figure is not None and not options.figure.endswith(".png"):
+        raise ValueError(f"--figure={options.figure} is no PNG file, which is what is drawn; end it in .png")
+    rows = read_table(path, eval_every=options.eval_every, max_steps=options.max_steps)
     observations = table_observations(rows, options.unit)
-    if not observations:
-        raise ValueError(f"{path}: no run reached a target and none says how far it went; there is nothing to fit")
     is_json_only = options.json == ON_THE_TERMINAL
     kinds = [options.residuals] if is_json_only and not options.out else RESIDUALS
     fits = {

@@ -42,7 +42,11 @@ def why_unresolved(
     found = _first_reason(knee, terms, observations, lack_of_fit_p, n_free)
     n_censored = n_runs - sum(o.is_reached for o in observations)
     if found and n_censored:
-        many = "times a target was never reached" if len({o.target for o in observations}) > 1 else "never reached the target"
+        many = (
+            "times a target was never reached"
+            if len({o.target for o in observations}) > 1
+            else "never reached the target"
+        )
         return f"{found} ({n_censored} of {n_runs} {many})"
     return found
 

@@ -71,7 +71,7 @@ def _draw_group(panels: Any, fits: list[TargetFit], unit: str) -> None:
             if isinstance(found, LineCollection)
             for segment in found.get_segments()
         ]
-        _log_value_axis(axes, np.concatenate(ends + bars))
+        _log_value_axis(axes, np.concatenate([np.empty(0), *ends, *bars]))
         axes.set_xlabel("batch size B, rollouts")
         axes.grid(alpha=0.2)
     _draw_scales(strip, fits, colours, batches)
@@ -137,6 +137,8 @@ def _draw_points(axes: Any, points: tuple[FitPoint, ...], colour: Any, shift: fl
     for point in points:
         seen = point.observation
         x, factor = seen.batch * shift, seen.batch if is_examples else 1
+        if not seen.is_known:
+            continue
         if not seen.is_reached:
             marks["^"].append((x, seen.after * factor))
         elif seen.after <= 0:
@@ -165,7 +167,7 @@ def _draw_scales(axes: Any, fits: list[TargetFit], colours: Any, batches: list[i
             axes.annotate(terms, (0.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=8)
             continue
         low, high = max(scale.low, left), min(scale.high, right)
-        is_seen = low < right and high > left
+        is_seen = low < right and high > left and not fit.fit.is_refused
         if is_seen:
             line = "-" if fit.fit.resolved else (0, (4, 3))
             axes.plot([low, high], [row, row], color=colour, linewidth=2.0, linestyle=line, solid_capstyle="butt")
@@ -173,7 +175,7 @@ def _draw_scales(axes: Any, fits: list[TargetFit], colours: Any, batches: list[i
             axes.plot(left, row, marker="<", color=colour, clip_on=False)
         if scale.high > right and is_seen:
             axes.plot(right, row, marker=">", color=colour, clip_on=False)
-        text = f"unresolved, {interval_text(scale)}"
+        text = "unresolved" if fit.fit.is_refused else f"unresolved, {interval_text(scale)}"
         if fit.fit.resolved:
             text = f"{number_text(scale.value)} {interval_text(scale)}"
             axes.plot(scale.value, row, marker="o", color=colour, zorder=3)
@@ -228,7 +230,10 @@ def _log_value_axis(axes: Any, values: np.ndarray) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axes.set_yscale("log")
-    low, high = values[values > 0].min() / 1.3, values.max() * 1.5
+    values = values[values > 0]
+    if not len(values):  # no run reached anything, and nobody knows how far it went
+        return
+    low, high = values.min() / 1.3, values.max() * 1.5
     axes.set_ylim(low, high)
     subs = (1.0, 2.0, 5.0) if high / low < 3e3 else (1.0,)
     axes.yaxis.set_major_locator(LogLocator(subs=subs, numticks=20))

@@ -88,7 +88,7 @@ def _by_counting(rows: list[Row], fits: list[TargetFit], *, unit: str, confidenc
         unit: [fit for fit in fits if fit.fit.residuals == "relative"],
         other: fit_targets(table_observations(rows, other), confidence=confidence),
     }
-    seen = table_observations(single, unit)
+    seen = [one for one in table_observations(rows, unit) if one.updates_per_step == 1]
     return found | {"single": fit_targets(seen, confidence=confidence) if seen else []}
 
 
@@ -101,13 +101,12 @@ def _standing_text(fits: list[TargetFit], by_counting: dict[str, list[TargetFit]
     for name, found in laws.items():
         n_resolved = sum(law.resolved for law in found)
         if n_resolved == len(found):
-            values = sorted(law.b_noise.value for law in found)
-            both.append(f"{name}: {number_text(values[0])} to {number_text(values[-1])}")
+            both.append(f"{name}: {' and '.join(f'{_scale_text(law)} ({law.residuals})' for law in found)}")
         else:
             (one if n_resolved else none).append(name)
     lines = [
-        f"- B_noise in {UNIT_NAMES[unit]}, resolved under both kinds of residuals:"
-        f" {'; '.join(both) + ' rollouts' if both else 'at no target'}.",
+        f"- B_noise in rollouts, counting {UNIT_NAMES[unit]}, resolved under both kinds of residuals:"
+        f" {'; '.join(both) or 'at no target'}.",
         *([f"- Resolved under one kind only: {', '.join(one)}."] if one else []),
         *([f"- Unresolved under both: {', '.join(none)}."] if none else []),
     ]
@@ -140,8 +139,8 @@ def _counting_text(rows: list[Row], by_counting: dict[str, list[TargetFit]], *, 
         f" {', '.join(str(count) for count in counts if count > 1)} updates per step. Counted in steps, such a run's"
         " batch is the whole collection, and that it also made more updates is not in the law; counted in updates, its"
         " batch is the minibatch, and that later updates of a collection learn from older rollouts is not in the law."
-        " Only runs with one update per step differ in nothing but their batch size (the third fit). Residuals are"
-        " relative; a spread is that of ln S about its fit:",
+        " As far as the table says, only runs with one update per step differ in nothing but their batch size (the"
+        " third fit). Residuals are relative; a spread is that of ln S about its fit:",
         "",
         *aligned(table),
     ]
@@ -153,8 +152,8 @@ def _counting_text(rows: list[Row], by_counting: dict[str, list[TargetFit]], *, 
 
 def _scale_text(law: LawFit) -> str:
     """ "310 [210, 480]", or that it is unresolved and the side that is known."""
-    interval = interval_text(law.b_noise)
-    return f"{number_text(law.b_noise.value)} {interval}" if law.resolved else f"unresolved {interval}"
+    interval = "" if law.is_refused else interval_text(law.b_noise)
+    return f"{number_text(law.b_noise.value)} {interval}" if law.resolved else f"unresolved {interval}".strip()
 
 
 def _equal_size_lines(rows: list[Row], *, unit: str) -> list[str]:

@@ -47,8 +47,8 @@ class Row:
 class Length:
     """How many steps a run is known, or taken, to have made."""
 
-    steps: float  # 0: nothing is known
-    source: str  # "max_steps", "own": its last printed step, or "group": the last one printed for any run of its group
+    steps: float  # of its last evaluation; 0: it had none
+    source: str  # "max_steps", "own" (its last printed step), "group" (of any run of its group), "none"
 
 
 def read_table(path: str | Path, *, eval_every: float | None = None, max_steps: float | None = None) -> list[Row]:
@@ -156,7 +156,7 @@ def ended_at(rows: list[Row]) -> dict[tuple, Length]:
         elif printed[row.identity]:
             length = Length(printed[row.identity], "own")
         else:
-            length = Length(in_group[row.group], "group")
+            length = Length(in_group[row.group], "group" if in_group[row.group] else "none")
         if row.eval_every:  # nobody looked after the last of them
             length = Length(row.eval_every * math.floor(length.steps / row.eval_every + 1e-9), length.source)
         found[row.identity, row.target] = length

@@ -65,6 +65,7 @@ def law_record(fit: TargetFit, *, unit: str) -> dict[str, Any]:
         "reason": law.reason,
         "n_runs": law.n_runs,
         "n_reached": law.n_reached,
+        "n_points": len(law.points),
         "n_left_out": law.n_left_out,
         "sigma": _finite(law.sigma),
         "log_likelihood": _finite(law.log_likelihood),
@@ -121,26 +122,29 @@ def _table(fits: list[TargetFit], unit: str) -> list[str]:
     for fit in fits:
         law = fit.fit
         terms = [law.terms[name] for name in names]
-        values = [(number_text(term.value) if law.resolved else "unresolved", interval_text(term)) for term in terms]
+        values = [
+            (number_text(term.value) if law.resolved else "unresolved", "" if law.is_refused else interval_text(term))
+            for term in terms
+        ]
         rows.append(
             [
                 target_name(fit.target, fit.group),
                 law.residuals,
                 f"{law.n_reached} of {len(law.points)}",
                 *itertools.chain.from_iterable(values),
-                number_text(law.s_min.value) if is_bounded(law.s_min) else "-",
-                interval_text(law.s_min),
+                number_text(law.s_min.value) if law.resolved and is_bounded(law.s_min) else "-",
+                "" if law.is_refused else interval_text(law.s_min),
                 _spread_text(law),
             ]
         )
-    n_left_out = max(fit.fit.n_left_out for fit in fits)
+    n_without = max(fit.fit.n_without_baseline for fit in fits)
     shape = fits[0].fit.shape
-    remark = f"\n{n_left_out} run(s) with one rollout per prompt, which the shape {shape} does not hold, are left out."
-    return aligned(rows) + [remark] * bool(n_left_out)
+    remark = f"\n{n_without} run(s) with one rollout per prompt, which the shape {shape} does not hold, are left out."
+    return aligned(rows) + [remark] * bool(n_without)
 
 
 def _joint_lines(fits: list[TargetFit], unit: str) -> list[str]:
-    """The S_min that each target has in a joint fit."""
+    """The S_min that each target has in a joint fit; of an unresolved one there is nothing to quote."""
     return [
         f"- S_min in the joint fit of {target_name(fit.target, fit.group)} ({fit.fit.residuals}), in"
         f" {UNIT_NAMES[unit]}: "
@@ -149,7 +153,7 @@ def _joint_lines(fits: list[TargetFit], unit: str) -> list[str]:
             for t, s in fit.s_min_by_target.items()
         )
         for fit in fits
-        if fit.s_min_by_target
+        if fit.s_min_by_target and fit.fit.resolved
     ]
 
 

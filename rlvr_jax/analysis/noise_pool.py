@@ -88,7 +88,9 @@ class NoisePool:
         numbers = np.arange(len(units["weight"]))
         self._left_out = [_moments(units, numbers != number) for number in numbers]
         weight_U = units["weight"]
-        self._degrees = max(1.0, weight_U.sum() ** 2 / np.square(weight_U).sum() - 1) if len(weight_U) else 1.0
+        squares = np.square(weight_U).sum()
+        self.n_effective = float(weight_U.sum() ** 2 / squares) if squares > 0 else 0.0  # units of equal weight
+        self._degrees = max(1.0, self.n_effective - 1)
 
     def estimate(self, ratio: Callable[[Moments], float], what: str, *, is_over_grad_sq: bool = True) -> Pooled:
         """A positive function of the averages; unresolved where it is not positive, with or without any unit.

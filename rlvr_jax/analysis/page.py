@@ -8,7 +8,6 @@ from typing import Any
 from rlvr_jax.analysis.conclusions import Conclusions
 from rlvr_jax.analysis.page_laws import (
     branch_blocks,
-    card_sentences,
     iso_table,
     law_cards,
     law_table,
@@ -55,13 +54,11 @@ def write_page(
     )
     environment.filters["emphasised"] = emphasised
     template = environment.from_string(Path(__file__).with_name(_TEMPLATE).read_text(encoding="utf-8"))
-    on_cards = card_sentences(conclusions)
     page = template.render(
         study=study,
         conclusions=conclusions,
         who=_who(study),
         cards=law_cards(conclusions),
-        said=[sentence for sentence in conclusions.headline if sentence not in on_cards],
         figures=[(figure, _data_address(figure.path)) for figure in figures],
         points=points_table(study),
         runs=runs_table(study),
@@ -87,6 +84,7 @@ def write_page(
 def _who(study: Study) -> dict[str, Any]:
     """What was trained, in numbers."""
     config = study.records[0].config if study.records else {}
+    spacings = {record.config.get("eval.every_updates") or 0 for record in study.records}
     return {
         "n_runs": sum(len(point.runs) for point in study.points),
         "n_points": len(study.points),
@@ -95,7 +93,7 @@ def _who(study: Study) -> dict[str, Any]:
         "model": config.get("model.name", "unknown"),
         "metric": config.get("eval.target_metric", "accuracy"),
         "n_problems": config.get("eval.n_problems") or "all",
-        "every": config.get("eval.every_updates"),
+        "every": " or ".join(str(n) for n in sorted(spacings - {0})),
     }
 
 

@@ -4,16 +4,16 @@ import math
 import re
 from dataclasses import dataclass
 
-from rlvr_jax.analysis.conclusions import Conclusions, LawConclusion, predicted_headline
+from rlvr_jax.analysis.conclusions import Conclusions, LawConclusion
 from rlvr_jax.analysis.fits import Estimate
 from rlvr_jax.analysis.law_words import UNIT_NAMES, interval_text, number_text, target_name
 from rlvr_jax.analysis.page_tables import Table
-from rlvr_jax.analysis.predict import STEPS
+from rlvr_jax.analysis.predict import Prediction
 from rlvr_jax.analysis.predicted_rows import StepsRow
+from rlvr_jax.analysis.predicted_words import steps_cells
 from rlvr_jax.analysis.predicted_words import text as pooled_text
 
 _CELL_END = re.compile(r"(?<!\\)\|")
-_STEPS_WORDS = {"normalised": "(steps as Adam's)", "best_size": "(steps of the best size)"}
 
 
 @dataclass(frozen=True)
@@ -30,35 +30,39 @@ class Card:
 
 
 def law_cards(conclusions: Conclusions) -> list[Card]:
-    """One per law; what gradient noise predicts stands on it too."""
-    predicted = {(row.target, row.group): row for row in conclusions.steps_rows if row.metric == "gradient"}
-    return [_card(law, predicted.get((law.target, law.group))) for law in conclusions.laws]
+    """One per target, and one for all of them where that is resolved; what gradient noise predicts stands on it too."""
+    rows = {(row.target, row.group): row for row in conclusions.steps_rows if row.metric == "gradient"}
+    found = {(one.target, one.group): one for one in conclusions.predictions if one.metric == "gradient"}
+    return [
+        _card(law, _predicted_text(rows.get((law.target, law.group)), found.get((law.target, law.group))))
+        for law in conclusions.laws
+        if law.target is not None or law.fit.fit.resolved
+    ]
 
 
-def card_sentences(conclusions: Conclusions) -> set[str]:
-    """The sentences whose numbers are all on the cards: of laws that are resolved, and of predictions."""
-    said = {law.sentence for law in conclusions.laws if law.fit.fit.resolved}
-    on_cards = {(law.target, law.group) for law in conclusions.laws}
-    return said | {predicted_headline(row) for row in conclusions.steps_rows if (row.target, row.group) in on_cards}
-
-
-def _card(law: LawConclusion, predicted: StepsRow | None) -> Card:
+def _card(law: LawConclusion, predicted: str) -> Card:
     fit = law.fit.fit
     has_value = fit.resolved and fit.b_noise is not None
+    n_bounded = sum(not point.observation.is_reached or point.observation.after <= 0 for point in fit.points)
     return Card(
         title="all targets together" if law.target is None else f"to {law.target:g}",
         group=law.group,
         is_resolved=has_value,
         value=number_text(fit.b_noise.value) if has_value else "unresolved",
         interval=interval_text(fit.b_noise) if has_value else "",
-        runs=_reached(law),
-        predicted="" if predicted is None else _predicted_text(predicted),
+        runs=_reached(law) + (f", {n_bounded} of them only bounded" if n_bounded and law.target is not None else ""),
+        predicted=predicted,
     )
 
 
-def _predicted_text(row: StepsRow) -> str:
-    parts = [f"{pooled_text(row.predicted[steps])} {words}" for steps, words in _STEPS_WORDS.items()]
-    return f"By gradients {', '.join(parts)}"
+def _predicted_text(row: StepsRow | None, found: Prediction | None) -> str:
+    """Of the curve through steps as Adam's, or else B_noise where it was measured; "" where neither is known."""
+    if row is not None and row.predicted["normalised"].is_resolved:
+        return f"by gradient noise {pooled_text(row.predicted['normalised'])}, steps as Adam's"
+    at = [one for one in found.noise if one.is_measured and one.rollouts.is_resolved] if found else []
+    if not at:
+        return ""
+    return "B_noise of gradients " + ", ".join(f"{pooled_text(one.rollouts)} at R = {one.n_rollouts}" for one in at[:2])
 
 
 def _reached(law: LawConclusion) -> str:
@@ -92,6 +96,7 @@ def shapes_table(conclusions: Conclusions) -> Table:
         [
             target_name(split.target, split.group),
             shape,
+            ", ".join(f"{name} {estimate_text(term)}" for name, term in fit.terms.items()) or "-",
             f"{fit.sigma:.2g}" if math.isfinite(fit.sigma) else "-",
             f"{fit.aicc:.1f}" if math.isfinite(fit.aicc) else "-",
             f"{fit.n_reached} of {fit.n_runs} runs",
@@ -99,27 +104,13 @@ def shapes_table(conclusions: Conclusions) -> Table:
         for split in conclusions.splits
         for shape, fit in split.comparison.fits.items()
     ]
-    return Table(["target", "law", "spread of ln S between runs", "AICc", "reached by"], rows)
+    return Table(["target", "law", "terms", "spread of ln S between runs", "AICc", "reached by"], rows)
 
 
 def steps_table(conclusions: Conclusions) -> Table:
-    """The law's B_noise beside that of a hyperbola through predicted steps, one row per target and metric."""
-    rows = []
-    for row in conclusions.steps_rows:
-        cells = [target_name(row.target, row.group), _noise_of(row.metric)]
-        cells += [estimate_text(row.fitted if row.is_fit_resolved else None), f"{row.runs_fitted}"]
-        for steps in STEPS:
-            pooled = row.predicted.get(steps)
-            ratio = row.ratios.get(steps)
-            cells.append("unresolved" if pooled is None else pooled_text(pooled))
-            cells.append(estimate_text(ratio, missing="-"))
-            cells.append(f"{row.misses[steps]:.2f}" if steps in row.misses else "-")
-        rows.append([*cells, f"{row.runs_predicted}"])
-    columns = ["target", "noise of", "fitted", "runs"]
-    columns += [
-        column for steps in STEPS for column in (f"by gradients {_STEPS_WORDS[steps]}", "times fitted", "misses by")
-    ]
-    return Table([*columns, "runs"], rows)
+    """The law's B_noise beside that of a hyperbola through predicted steps, one row per target."""
+    cells = steps_cells(conclusions.steps_rows)
+    return Table(cells[0], cells[1:]) if cells else Table([], [])
 
 
 def _noise_of(metric: str) -> str:

@@ -54,6 +54,7 @@ class NoiseAt:
     is_measured: bool  # S was measured at this R; otherwise it is V_prompt + V_rollout(R)
     prompts: Pooled  # (V_prompt + V_rollout(R)) / |G|^2
     rollouts: Pooled  # the same times R
+    n_runs: int = 0  # that measured S at this R; 0: none did
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,10 @@ class Prediction:
     confidence: float
     runs: tuple[str, ...]  # behind every number
     n_measurements: int
+    n_effective: float  # units of equal weight that would say as much, (sum w)^2 / sum w^2
     unit: str  # what the intervals leave out in turn: "run", or "measurement": the spread between seeds is not in them
     moments: Moments
-    splits: frozenset[tuple[int, int]]  # (n_prompts, n_rollouts) that reached the target
+    splits: frozenset[tuple[int, int]]  # (n_prompts, n_rollouts) that were run, whether or not they got there
     noise: tuple[NoiseAt, ...]  # by rising R
     by_run: dict[str, Pooled]  # B_noise in rollouts of each run alone, by its own measurements
     terms: dict[str, Pooled]  # alpha = V_prompt, zeta1, zeta2, all / |G|^2: of S/S_min = 1 + (alpha + ...) / P
@@ -120,7 +122,7 @@ def predict(
         for metric in METRICS:
             measured, notes = _on_the_way(by_run, seen, unit=unit, metric=metric)
             if measured:
-                splits = sorted((one.n_prompts, one.n_rollouts) for one in seen if one.is_reached)
+                splits = sorted((one.n_prompts, one.n_rollouts) for one in seen)  # all those that the fit is of
                 predictions.append(_prediction(target, group, metric, measured, splits, notes, confidence))
     return predictions
 
@@ -185,10 +187,11 @@ def _prediction(
         confidence=confidence,
         runs=tuple(pool.runs),
         n_measurements=pool.n_measurements,
+        n_effective=pool.n_effective,
         unit=pool.unit,
         moments=pool.moments,
         splits=frozenset(splits),
-        noise=tuple(_noise_at(pool, R) for R in at),
+        noise=tuple(_noise_at(pool, R, sum(one.n_rollouts == R for one in measured)) for R in at),
         by_run={one.run: _times(_noise_at(alone[one.run], one.n_rollouts).prompts, one.n_rollouts) for one in measured},
         terms={
             name: _of_split(pool, lambda m, field=field: getattr(m, field) / m.grad_sq, symbol)
@@ -217,12 +220,7 @@ def _prediction(
             )
             for P in sorted({one.n_prompts for one in measured}, reverse=True)
         },
-        as_fitted={
-            steps: pool.estimate(
-                lambda m, steps=steps: _hyperbola(m, splits, steps), "the growth of steps over the splits that were run"
-            )
-            for steps in STEPS
-        },
+        as_fitted={steps: _as_fitted(pool, splits, steps) for steps in STEPS},
         notes=tuple(notes),
     )
 
@@ -237,14 +235,27 @@ def relative_steps(moments: Moments, n_prompts: int, n_rollouts: int, *, steps: 
     return (1 + noise_to_signal) ** (1.0 if steps == "best_size" else 0.5)
 
 
+def _as_fitted(pool: NoisePool, splits: list[tuple[int, int]], steps: str) -> Pooled:
+    """`_hyperbola` at those splits that the law in P R is fitted to, or why there is no such curve."""
+    grouped = [(P, R) for P, R in splits if R > 1]
+    splits = grouped or splits  # one rollout per prompt has another baseline, and so another law
+    if len({P * R for P, R in splits}) < 2:
+        return Pooled(None, "one batch size was run, so there is no curve to compare")
+    unknown = sorted({R for _, R in splits if not math.isfinite(_trace_cov(pool.moments, R))})
+    if unknown:
+        some = ", ".join(map(str, unknown))
+        return Pooled(None, f"no run measured the noise at R = {some} on its way to the target")
+    return pool.estimate(lambda m: _hyperbola(m, splits, steps), "the growth of steps over the splits that were run")
+
+
 def _hyperbola(moments: Moments, splits: list[tuple[int, int]], steps: str) -> float:
     """B of the law S_min (1 + B / (P R)) that is nearest, in relative error, to the predicted steps at these splits.
 
-    NaN with fewer than two batch sizes, or where the noise of one is not known.
+    NaN where the noise of one is not known.
     """
     batches = np.array([P * R for P, R in splits], np.float64)
     log_steps = np.log([relative_steps(moments, P, R, steps=steps) for P, R in splits])
-    if len(set(batches)) < 2 or not np.isfinite(log_steps).all():
+    if not np.isfinite(log_steps).all():
         return math.nan
 
     def misfit(log_b: np.ndarray) -> np.ndarray:
@@ -257,9 +268,10 @@ def _hyperbola(moments: Moments, splits: list[tuple[int, int]], steps: str) -> f
     return math.exp(log_b)
 
 
-def _noise_at(pool: NoisePool, n_rollouts: int) -> NoiseAt:
+def _noise_at(pool: NoisePool, n_rollouts: int, n_runs: int = 1) -> NoiseAt:
     prompts = pool.estimate(lambda m: _trace_cov(m, n_rollouts) / m.grad_sq, f"the noise at R = {n_rollouts}")
-    return NoiseAt(n_rollouts, n_rollouts in pool.moments.trace_cov, prompts, _times(prompts, n_rollouts))
+    is_measured = n_rollouts in pool.moments.trace_cov
+    return NoiseAt(n_rollouts, is_measured, prompts, _times(prompts, n_rollouts), n_runs)
 
 
 def _trace_cov(moments: Moments, n_rollouts: int) -> float:

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from rlvr_jax.analysis.figures import HEIGHT_IN, WIDTH_IN, save
 from rlvr_jax.analysis.law_words import number_text, target_name
 from rlvr_jax.analysis.noise_check import NoiseCheck
 from rlvr_jax.analysis.predicted_rows import PredictedRow, StepsRow
 
-_DPI = 130
 _MARKERS = "osD^vP*X<>"
 
 
@@ -21,7 +21,7 @@ def noise_check_figure(check: NoiseCheck, path: Path) -> bool:
     points = [one for one in check.points if one.measured.is_resolved and one.predicted.is_resolved]
     if not points:
         return False
-    figure, axes = _new_figure(6.4, 5.6)
+    figure, axes = _new_figure(WIDTH_IN, 5.0)
     rollouts, targets = sorted({p.n_rollouts for p in points}), sorted({p.target for p in points})
     colours = _colours(rollouts)
     for point in points:
@@ -56,8 +56,7 @@ def noise_check_figure(check: NoiseCheck, path: Path) -> bool:
         axes.plot([], [], "o", color=colours[R], label=f"R = {R}")
     for i, target in enumerate(targets):
         axes.plot([], [], _MARKERS[i % len(_MARKERS)], color="0.3", markerfacecolor="none", label=f"up to {target:g}")
-    axes.legend(fontsize=8, loc="lower right")
-    figure.savefig(path, dpi=_DPI)
+    save(figure, path, n_labels=len(rollouts) + len(targets), title=None)
     return True
 
 
@@ -72,7 +71,7 @@ def predicted_figure(rows: list[PredictedRow], path: Path, *, steps: list[StepsR
         return False
     rollouts = sorted({row.n_rollouts for row in rows})
     colours = _colours(rollouts)
-    figure, axes = _new_figure(8.0, 4.4)
+    figure, axes = _new_figure(WIDTH_IN, HEIGHT_IN)
     kinds = ["fitted", *_STEPS_STYLE, *rollouts] if steps else ["fitted", *rollouts]
     width, labelled = 0.75 / len(kinds), set()
 
@@ -95,7 +94,7 @@ def predicted_figure(rows: list[PredictedRow], path: Path, *, steps: list[StepsR
             (row.target, row.group),
             row.n_rollouts,
             row.predicted.estimate,
-            f"B_noise at R = {row.n_rollouts}",
+            f"R = {row.n_rollouts}",
             color=colours[row.n_rollouts],
             marker="o",
         )
@@ -103,18 +102,15 @@ def predicted_figure(rows: list[PredictedRow], path: Path, *, steps: list[StepsR
     _plain_numbers(axes.yaxis)
     axes.set_xticks(range(len(fitted_as)), [target_name(*key) for key in fitted_as])
     axes.set(xlabel="target", ylabel="critical batch [rollouts]", xlim=(-0.5, len(fitted_as) - 0.5))
-    axes.set_title(
-        "critical batch: fitted to steps, and predicted from gradient noise; crosses: unresolved", fontsize=10
-    )
+    axes.set_title("critical batch, fitted and predicted; crosses: unresolved", fontsize=10)
     axes.grid(alpha=0.2, axis="y")
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path, dpi=_DPI)
+    save(figure, path, n_labels=len(kinds), title=None)
     return True
 
 
 _STEPS_STYLE = {
-    "normalised": ("from gradients, if steps are\ndivided by their size (Adam)", {"color": "crimson", "marker": "D"}),
-    "best_size": ("from gradients, if steps\nhave the best size", {"color": "0.5", "marker": "D"}),
+    "normalised": ("steps as Adam's", {"color": "crimson", "marker": "D"}),
+    "best_size": ("steps of the best size", {"color": "0.5", "marker": "D"}),
 }
 
 

@@ -133,7 +133,13 @@ def _steps_row(found: Prediction, fit: LawFit) -> StepsRow:
     beside = f"fitted {text(fit.b_noise)}" if fit.resolved else "the fitted law is unresolved"
     said = f"critical batch by gradient noise {'; '.join(parts)}; {beside}"
     if not parts:
-        said = f"gradient noise predicts no critical batch: {found.as_fitted['normalised'].reason}"
+        said = f"no critical batch by gradient noise to set beside a fit: {found.as_fitted['normalised'].reason}"
+        measured = [at for at in found.noise if at.is_measured and at.rollouts.is_resolved]
+        if measured:
+            noise = ", ".join(f"{text(at.rollouts.estimate)} rollouts at R = {at.n_rollouts}" for at in measured)
+            said += (
+                f"; B_noise measured on the way: {noise} ({len(found.runs)} run(s), {found.confidence:.0%} interval)"
+            )
     return StepsRow(
         target=found.target,
         group=found.group,

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,14 +101,21 @@ class RunRecord:
     def scan(self, *names: str) -> dict[str, None]:
         """The names of all columns of metrics.jsonl in order; the same pass keeps columns `names` for `series`."""
         found: dict[str, None] = {}
+        absurd: Counter[str] = Counter()
 
         def noticed() -> Iterator[Row]:
             for row in self.rows():
+                absurd.update(name for name in names if row.get(name) is not None and not is_number(row[name]))
                 if not row.keys() <= found.keys():
                     found.update(dict.fromkeys(row))
                 yield row
 
         self._columns.update(read_columns(noticed(), names))
+        if absurd:
+            counts = ", ".join(f"{name} in {n} row(s)" for name, n in absurd.items())
+            self.notes.append(
+                f"{self.folder / METRICS_FILE} holds no number to compute with for {counts}: left out there."
+            )
         return found
 
 
@@ -126,7 +134,7 @@ def find_runs(paths: list[Path], *, notes: list[str] | None = None) -> list[RunR
     for path in paths:
         files, without = _run_files(path)
         if not files:
-            empty.append(f"{path} holds no run (no {RUN_FILE} at or below it)")
+            empty.append(_why_empty(path))
         if notes is not None:
             notes += [f"{folder} holds no {RUN_FILE} and is left out." for folder in without]
         for file in files:
@@ -147,10 +155,24 @@ def find_runs(paths: list[Path], *, notes: list[str] | None = None) -> list[RunR
     return [records[folder] for folder in sorted(records)]
 
 
+def _why_empty(path: Path) -> str:
+    if not path.exists():
+        return f"{path} does not exist; give a run directory, or a folder that holds some"
+    if not path.is_dir():
+        return f"{path} is a file; give the folder that it is in"
+    return f"{path} holds no run (no {RUN_FILE} at or below it)"
+
+
 def _run_files(path: Path) -> tuple[list[Path], list[Path]]:
     """(every run.json at or below a folder, folders beside runs that are empty or look like a run without one)."""
     files, without = [], []
-    for folder, folders, names in os.walk(path):
+    visited = set()  # links are followed, and may lead back
+    for folder, folders, names in os.walk(path, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in visited:
+            folders.clear()
+            continue
+        visited.add(place)
         folders.sort()
         if RUN_FILE in names:
             files.append(Path(folder, RUN_FILE))
@@ -174,15 +196,20 @@ def _record(file: Path) -> RunRecord:
     notes: list[str] = []
     return RunRecord(
         folder=file.parent,
-        study=str(study),
-        point=str(point),
-        status=str(status),
+        study=shown(study),
+        point=shown(point),
+        status=shown(status),
         config=config,
         plan=plan,
         evals=list(_readable_rows(file.parent / EVALS_FILE, notes)),
         run=run,
         notes=notes,
     )
+
+
+def shown(value: Any) -> str:
+    """A name or setting on one line: whatever does not print, such as a newline, as its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(value))
 
 
 def _check(config: dict[str, Any], plan: Any) -> None:

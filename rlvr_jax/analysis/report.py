@@ -1,5 +1,6 @@
 """A study's report as files: text, tables, figures, page."""
 
+import re
 from pathlib import Path
 
 from rlvr_jax.analysis.conclusions import Conclusions, conclude
@@ -23,15 +24,33 @@ def write_report(study: Study, folder: Path, *, confidence: float = 0.9, command
         command: that made it, for the page's foot.
     """
     conclusions = conclude(study, confidence=confidence)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give --out a folder")
     folder.mkdir(parents=True, exist_ok=True)
+    _remove_old_figures(folder)
     write_runs(study, folder / RUNS_FILE)
     write_metrics(study, folder / METRICS_FILE)
     figures = _figures(study, conclusions, folder)
-    text = report_text(study, conclusions)
+    text = inert(report_text(study, conclusions))
     shown = "".join(f"\n\n![{figure.title}]({figure.path.name})\n\n{figure.caption}" for figure in figures)
     (folder / SUMMARY_FILE).write_text(f"{text}{shown}\n", "utf-8", errors="backslashreplace")
     write_page(study, conclusions, folder, figures=figures, command=command)
     return text
+
+
+def inert(text: str) -> str:
+    """Markdown whose words hold no link, image or HTML, whatever runs and settings are called."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("](", "]\\(")
+
+
+def _remove_old_figures(folder: Path) -> None:
+    """Those that an earlier report in this folder lists: a smaller study would leave some beside its own."""
+    earlier = folder / SUMMARY_FILE
+    if earlier.is_file():
+        for name in re.findall(
+            r"^!\[.*\]\(([\w.-]+\.png)\)$", earlier.read_text("utf-8", errors="replace"), re.MULTILINE
+        ):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _figures(study: Study, conclusions: Conclusions, folder: Path) -> list[StudyFigure]:

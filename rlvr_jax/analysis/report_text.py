@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from rlvr_jax.analysis.conclusions import Conclusions
 from rlvr_jax.analysis.fits import Estimate
-from rlvr_jax.analysis.iso_batches import IsoBatch
 from rlvr_jax.analysis.law_checks import law_checks_text
 from rlvr_jax.analysis.law_text import law_text
 from rlvr_jax.analysis.law_words import UNIT_NAMES, interval_text, number_text, target_name
 from rlvr_jax.analysis.policy_noise import policy_noise_table
 from rlvr_jax.analysis.predicted_words import noise_grid, prediction_table, steps_table
 from rlvr_jax.analysis.seeds import Ratio
+from rlvr_jax.analysis.split_conclusions import SplitConclusion
 from rlvr_jax.analysis.study import Study
 from rlvr_jax.analysis.summary import (
     PointSummary,
@@ -20,15 +20,13 @@ from rlvr_jax.analysis.summary import (
     updates_to_target,
 )  # fmt: skip
 
-_TERMS = {"b_noise": "B_noise"}
-
 
 def report_text(study: Study, conclusions: Conclusions) -> str:
     """Conclusion first, then the numbers behind it, then what was left out."""
     sections = [
         f"# {study.name}",
         _about(study),
-        _bullets("## Conclusions", conclusions.headline),
+        _answer(conclusions),
         _bullets("These hold under:", conclusions.conditions),
         points_text(study),
         _law(conclusions),
@@ -52,6 +50,20 @@ def _about(study: Study) -> str:
         f"{config['eval.n_problems'] or 'all'} problems, evaluated every {' or '.join(spacings)} updates. "
         f"{len(study.records)} run(s)."
     )
+
+
+def _answer(conclusions: Conclusions) -> str:
+    """The answer in sentences, its numbers as a table, and what more there is to say."""
+    parts = [_bullets("## Conclusions", conclusions.answer)]
+    if table := steps_table(conclusions.steps_rows):
+        parts += [
+            "Critical batch in rollouts: of the law fitted to observed steps, and of the same curve through steps as "
+            "gradient noise predicts them. Misses by: the typical factor between predicted and observed steps, with "
+            "one level for all runs left free.",
+            table,
+        ]
+    parts.append("\n".join(f"- {sentence}" for sentence in conclusions.headline))
+    return "\n\n".join(part for part in parts if part)
 
 
 def points_text(study: Study) -> str:
@@ -125,56 +137,65 @@ def _slices(conclusions: Conclusions) -> str:
     """Critical prompts and rollouts from the runs along each alone, with why some are unresolved."""
     if not conclusions.slices:
         return ""
-    lines = []
+    targets = sorted({fit.target for law in conclusions.slices for fit in law.fits})
+    rows = [["alone", "runs", *(f"{target:g}" for target in targets)]]
+    reasons: dict[str, list[str]] = {}
     for law in conclusions.slices:
-        lines.append(f"- {law.sentence}")
-        by_reason: dict[str, list[str]] = {}
+        name = f"prompts at {law.fixed} rollouts" if law.along == "prompts" else f"rollouts of {law.fixed} prompts"
+        name = f"{law.group}: {name}" if law.group else name
+        cells = [_estimate_text(law.critical[target]) if target in law.critical else "-" for target in targets]
+        rows.append([name, str(law.n_runs), *cells])
         for fit in law.fits:
             if not fit.fit.resolved:
-                by_reason.setdefault(fit.fit.reason, []).append(f"{fit.target:g}")
-        lines += [f"  - unresolved at {', '.join(targets)}: {reason}" for reason, targets in by_reason.items()]
+                reasons.setdefault(fit.fit.reason, []).append(f"{name} at {fit.target:g}")
     about = (
         "S = S_min (1 + alpha / P) along prompts, S = S_min (1 + beta / (R - 1)) along rollouts: a run takes twice its "
         "least at alpha prompts, or at 1 + beta rollouts. Nothing is taken for granted about how the two combine."
     )
-    return "\n\n".join(["## Along prompts or rollouts alone", about, "\n".join(lines)])
+    why = "\n".join(f"- Unresolved: {', '.join(names)}: {reason}." for reason, names in reasons.items())
+    parts = ["## Along prompts or rollouts alone", about, "\n".join(table_lines(rows)), why]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _splits(conclusions: Conclusions) -> str:
+    """The verdicts and what they rest on; terms and critical numbers of every law are on the page."""
     splits = conclusions.splits
     if not splits:
         return ""
-    laws = [["target", "law", "terms", "spread", "AICc"]]
-    sizes: dict[str, dict[str, str]] = {}
-    for split in splits:
-        name = target_name(split.target, split.group)
-        for shape, law in split.comparison.fits.items():
-            terms = ", ".join(f"{_TERMS.get(term, term)} {_estimate_text(e)}" for term, e in law.terms.items())
-            laws.append([name, shape, terms or "-", f"{law.sigma:.0%}", f"{law.aicc:.1f}"])
-        for kind, found in (
-            ("prompts at {} rollouts each", split.prompt_cbs),
-            ("rollouts of {} prompts", split.rollout_cbs),
-        ):
-            for number, estimate in found.items():
-                cells = sizes.setdefault(kind.format(number), {})
-                cells[name] = "-" if estimate is None else _estimate_text(estimate)
-    names = [target_name(split.target, split.group) for split in splits]
-    header = ["critical", *(f"{name} (law {split.law})" for name, split in zip(names, splits, strict=True))]
-    parts = [
-        "## Prompts and rollouts apart",
-        "\n".join(f"- {split.sentence}" for split in splits),
-        "Laws: total, 1 + B_noise/(P R); mean, 1 + alpha/P + beta/(P R); loo, 1 + alpha/P + beta/(P (R-1)); zeta, "
-        "1 + alpha/P + (4 (R-2) z1 + 2 z2)/(P R (R-1)); each times S_min. The lower AICc, the better.",
-        "\n".join(table_lines(laws)),
-    ]
-    if sizes:
-        rows = [header, *([kind, *(cells.get(name, "-") for name in names)] for kind, cells in sizes.items())]
+    parts = ["## Prompts and rollouts apart", _verdicts(splits, conclusions.unit)]
+    shapes = list(dict.fromkeys(shape for split in splits for shape in split.comparison.fits))
+    rows = [["AICc (spread)", *(target_name(split.target, split.group) for split in splits)]]
+    for shape in shapes:
+        laws = [split.comparison.fits.get(shape) for split in splits]
+        rows.append([shape, *(f"{law.aicc:.1f} ({law.sigma:.0%})" if law else "-" for law in laws)])
+    if shapes:
         parts += [
-            "Critical prompts at fixed rollouts, and rollouts at fixed prompts: with so many a run takes twice as long "
-            "as with endlessly many (below 1: one is enough, as far as this law goes).",
+            "Laws: total, 1 + B_noise/(P R); mean, 1 + alpha/P + beta/(P R); loo, 1 + alpha/P + beta/(P (R-1)); zeta, "
+            "1 + alpha/P + (4 (R-2) z1 + 2 z2)/(P R (R-1)); each times S_min. The lower AICc, the better; in brackets "
+            "the spread of ln S between runs. Terms, and critical prompts and rollouts by them, are in report.html.",
             "\n".join(table_lines(rows)),
         ]
     return "\n\n".join(parts)
+
+
+def _verdicts(splits: list[SplitConclusion], unit: str) -> str:
+    """A row per target where the test could be made, a sentence for each other, and once what was left out."""
+    rows = [["target", "N = P R", "p", f"{UNIT_NAMES[unit]} of two splits of one N that differ most"]]
+    sentences = []
+    for split in splits:
+        if split.p is None or split.widest is None:
+            sentences.append(f"- {split.sentence}")
+            continue
+        verdict = {True: "suffices", False: "does not suffice", None: "cannot say"}[split.suffices]
+        few, many = split.widest.few, split.widest.many
+        pair = f"{many[0]} x {many[1]} / {few[0]} x {few[1]}: {_estimate_text(split.widest.ratio)}"
+        rows.append([target_name(split.target, split.group), verdict, f"{split.p:.2g}", pair])
+    n_left_out = max(split.comparison.n_left_out for split in splits)
+    left_out = f"Left out: {n_left_out} run(s) with one rollout per prompt, without a group baseline."
+    about = "p: of a law in N alone against the law with all terms, corrected for the targets (Holm)."
+    parts = [about, "\n".join(table_lines(rows))] if rows[1:] else []
+    parts += ["\n".join(sentences), left_out * bool(n_left_out)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _estimate_text(estimate: Estimate) -> str:
@@ -186,29 +207,38 @@ def _estimate_text(estimate: Estimate) -> str:
 
 
 def _iso_batches(conclusions: Conclusions) -> str:
-    """A table per batch size with a column per target, then the orders that were found."""
+    """One row per split of a batch size, one column per target; a star where it is sooner than another split."""
     if not conclusions.iso_batches:
         return ""
     unit, confidence = UNIT_NAMES[conclusions.unit], f"{conclusions.confidence:.0%}"
-    parts = ["## Same batch, split in different ways", f"In {unit}, mean over runs with its {confidence} interval."]
-    by_batch: dict[tuple[str, int], list[IsoBatch]] = {}
+    targets = sorted({iso.target for iso in conclusions.iso_batches})
+    cells: dict[tuple[str, int, str], dict[float, str]] = {}
+    remarks: dict[str, list[str]] = {}
     for iso in conclusions.iso_batches:
-        by_batch.setdefault((iso.group, iso.batch), []).append(iso)
-    for (group, batch), isos in by_batch.items():
-        names = list(dict.fromkeys(name for iso in isos for name, _ in iso.rows))
-        cells = [dict(iso.rows) for iso in isos]
-        header = ["prompts x rollouts", *(f"{unit} to {iso.target:g}" for iso in isos)]
-        rows = [header, *([name, *(of_target.get(name, "-") for of_target in cells)] for name in names)]
-        by_sentence: dict[str, list[str]] = {}
-        for iso in isos:
-            for sentence in iso.orders:
-                by_sentence.setdefault(sentence, []).append(f"{iso.target:g}")
-        parts += [
-            f"### {batch} rollouts{f' [{group}]' if group else ''}",
-            "\n".join(table_lines(rows)),
-            "\n".join(f"- To {', '.join(targets)}: {sentence}" for sentence, targets in by_sentence.items()),
+        sooner = {order.split(" before ")[0] for order in iso.orders[1:]}
+        for name, time in iso.rows:
+            cells.setdefault((iso.group, iso.batch, name), {})[iso.target] = time + " *" * (name in sooner)
+        if "pairs differ" not in iso.orders[0] or ";" in iso.orders[0]:  # not every pair was compared
+            remarks.setdefault(iso.orders[0], []).append(f"{iso.batch} rollouts to {iso.target:g}")
+    rows = [["rollouts", "prompts x rollouts", *(f"{target:g}" for target in targets)]]
+    counts = {f" ({time.n_runs} runs)" for iso in conclusions.iso_batches for time in iso.times}
+    behind = counts.pop() if len(counts) == 1 else ""
+    rows += [
+        [
+            f"{batch}{f' [{group}]' if group else ''}",
+            name,
+            *(of_target.get(target, "-").replace(behind, "") for target in targets),
         ]
-    return "\n\n".join(parts)
+        for (group, batch, name), of_target in cells.items()
+    ]
+    parts = [
+        "## Same batch, split in different ways",
+        f"In {unit}, mean over {behind.strip(' ()') or 'runs'} with its {confidence} interval. *: sooner than another "
+        "split of that size, beyond seed spread (Tukey HSD, 95% over all pairs of a size).",
+        "\n".join(table_lines(rows)),
+        "\n".join(f"- {', '.join(places)}: {remark}" for remark, places in remarks.items()),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _noise_grids(conclusions: Conclusions) -> list[str]:
@@ -237,11 +267,10 @@ def _predicted(conclusions: Conclusions) -> str:
             "## Predicted from gradient noise",
             "B_noise = mean S / mean |G|², averaged over what was measured on the way to the target, apart and then "
             "divided. Steps of the best size then follow 1 + B_noise/B; steps divided by their gradient's size, as "
-            "Adam's are, its square root, where the loss is straight. A hyperbola through either, at the splits that "
-            "were run, has the B that compares with the fitted one. Intervals hold what scatters between measurements, "
-            "not whether these steps are those the optimiser took.",
-            steps_table(conclusions.steps_rows),
-            prediction_table(conclusions.predictions),
+            "Adam's are, its square root, where the loss is straight. The curves compared above are hyperbolas through "
+            "either, at the splits that the fitted law is of. Intervals hold what scatters between measurements, not "
+            "whether these steps are those the optimiser took.",
+            prediction_table([found for found in conclusions.predictions if found.metric == "gradient"]),
             *_noise_grids(conclusions),
             "\n".join(f"- {sentence}" for sentence in conclusions.predicted_sentences),
         ]

@@ -77,6 +77,30 @@ def run_observations(
     return sorted(kept, key=lambda observation: (observation.target, observation.group, observation.run))
 
 
+def of_one_estimator(
+    observations: list[Observation], records: list[RunRecord]
+) -> tuple[list[Observation], list[Observation]]:
+    """(observations of one law, those of runs with one rollout per prompt and another baseline than their group's).
+
+    A group of one rollout has no mean of its own. With the batch's mean in its place the gradient is another estimate,
+    and its steps follow another curve than those of runs with group baselines. A baseline that all runs have, such as
+    a batch's in every run, is none of another kind, and neither is that of a group with nothing but such runs.
+    """
+    names = run_names(records)
+    advantage_of = {names[record.folder]: record.config.get("algo.advantage") for record in records}
+    of_groups: dict[str, set] = defaultdict(set)  # baselines of runs with several rollouts
+    for seen in observations:
+        if seen.n_rollouts > 1:
+            of_groups[seen.group].add(advantage_of[seen.run])
+    kept, others = [], []
+    for seen in observations:
+        baselines = of_groups[seen.group]
+        own = advantage_of[seen.run]
+        is_other = seen.n_rollouts == 1 and bool(baselines) and (own is None or own not in baselines)
+        (others if is_other else kept).append(seen)
+    return kept, others
+
+
 def _best_rates(found: dict[tuple, list[Observation]], notes: list[str]) -> list[Observation]:
     by_split: dict[tuple, dict] = defaultdict(dict)
     for (*split, rate), observations in found.items():

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+_LARGEST = 1e100  # nothing that a run counts or measures comes near; an integer beyond all floats lies above it too
+
 
 @dataclass(frozen=True)
 class Series:
@@ -52,5 +54,5 @@ def aligned(columns: dict[str, Column]) -> Series:
 
 
 def is_number(value: Any) -> bool:
-    """A finite one; true and false are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """One that can be computed with: finite, its square too; true and false are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -_LARGEST < value < _LARGEST

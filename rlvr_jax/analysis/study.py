@@ -1,13 +1,14 @@
 """Run directories as one study: what the report, its page and the notebook read."""
 
+import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlvr_jax.analysis.controls import controls
+from rlvr_jax.analysis.controls import controls, some
 from rlvr_jax.analysis.observations import Observation
-from rlvr_jax.analysis.read_runs import RunRecord, find_runs
-from rlvr_jax.analysis.run_observations import all_targets, run_observations
+from rlvr_jax.analysis.read_runs import METRICS_FILE, RunRecord, find_runs
+from rlvr_jax.analysis.run_observations import all_targets, of_one_estimator, run_observations
 from rlvr_jax.analysis.summary import PointSummary, RunSummary, point_key, summarise_points, summarise_run
 from rlvr_jax.analysis.targets import evaluations
 
@@ -27,13 +28,14 @@ class Study:
     records: list[RunRecord]  # those never evaluated after their start, and those not finished, among them
     points: list[PointSummary]  # of evaluated runs, from many prompts to few; may be empty
     targets: tuple[float, ...]  # rising
-    observations: list[Observation]  # what the law is fitted to
+    observations: list[Observation]  # what the law is fitted to: runs of one gradient estimator
     notes: list[str]  # sentences
     unit: str = "update"
     smooth: int = 1
     group_of: dict[Path, str] = field(default_factory=dict)  # a run's folder -> settings it was grouped by, "" if one
     final_update: float | None = None  # runs of several lengths: final accuracies are those at this update
     columns: tuple[str, ...] = ()  # of all metrics.jsonl
+    other_observations: list[Observation] = field(default_factory=list)  # one rollout per prompt, another baseline
 
     @property
     def groups(self) -> list[str]:
@@ -58,16 +60,19 @@ def read_study(paths: list[Path], *, unit: str = "update", smooth: int = 1) -> S
     columns: dict[str, None] = {}
     for record in records:
         columns |= record.scan(*NOISE_COLUMNS)
-    notes += [note for record in records for note in record.notes]
+    _note_noise(records, notes)
+    notes += _grouped([(record, note) for record in records for note in record.notes])
     targets = all_targets(records)
     observations = run_observations(records, unit=unit, smooth=smooth, group_of=compared.group_of, notes=notes)
+    observations, other_observations = of_one_estimator(observations, records)
     last_update = _shared_length(records, notes)
-    summaries = []
+    summaries, of_runs = [], []
     for record in records:
         summary = summarise_run(record, targets, smooth=smooth, last_update=last_update)
-        _note_evaluations(record, summary, targets, notes)
+        of_runs += [(record, note) for note in _evaluation_notes(record, summary)]
         if summary is not None:
             summaries.append(summary)
+    notes += _grouped(of_runs)
     if not summaries and not columns:
         raise ValueError(
             f"none of the {len(records)} run(s) has been evaluated after its start or has a row of metrics yet; "
@@ -88,6 +93,7 @@ def read_study(paths: list[Path], *, unit: str = "update", smooth: int = 1) -> S
         group_of={record.folder: compared.group_of[record.folder] for record in records},
         final_update=last_update,
         columns=tuple(columns),
+        other_observations=other_observations,
     )
 
 
@@ -128,13 +134,42 @@ def _shared_length(records: list[RunRecord], notes: list[str]) -> float | None:
     return lengths[0]
 
 
-def _note_evaluations(
-    record: RunRecord, summary: RunSummary | None, targets: tuple[float, ...], notes: list[str]
-) -> None:
+def _grouped(notes: list[tuple[RunRecord, str]]) -> list[str]:
+    """Notes on single runs, those that are alike as one."""
+    alike: dict[str, list[tuple[RunRecord, str]]] = defaultdict(list)
+    for record, note in notes:
+        kind = note.replace(f"{record.folder}{os.sep}", "").replace(str(record.folder), "each")
+        alike[kind].append((record, note))
+    return [
+        of_kind[0][1]
+        if len(of_kind) == 1
+        else f"{len(of_kind)} runs ({some([record.point for record, _ in of_kind])}): {kind}"
+        for kind, of_kind in alike.items()
+    ]
+
+
+def _note_noise(records: list[RunRecord], notes: list[str]) -> None:
+    """Runs that nothing can be predicted from; call after `scan`."""
+    without: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        path = record.folder / METRICS_FILE
+        if not path.exists():
+            without[f"no {METRICS_FILE}"].append(record.point)
+        elif path.stat().st_size == 0:
+            without[f"an empty {METRICS_FILE}"].append(record.point)
+        elif not len(record.series("gns/trace_cov").updates):
+            without[f"no measurement of gradient noise (gns/trace_cov) in {METRICS_FILE}"].append(record.point)
+    notes += [
+        f"{len(points)} run(s) ({some(points)}) have {what}: nothing is predicted from them."
+        for what, points in without.items()
+    ]
+
+
+def _evaluation_notes(record: RunRecord, summary: RunSummary | None) -> list[str]:
     if summary is None:
         after = "only before training" if any(row["update"] == 0 for row in record.evals) else "nowhere"
-        notes.append(f"{record.folder} was evaluated {after}: it has no accuracy to report and no target.")
-        return
+        return [f"{record.folder} was evaluated {after}: it has no accuracy to report and no target."]
+    notes = []
     n_skipped = summary.evaluated.n_skipped
     if n_skipped:
         notes.append(
@@ -145,6 +180,7 @@ def _note_evaluations(
         notes.append(
             f"{record.folder} was not evaluated before training: a target it was at first is only known as early."
         )
+    return notes
 
 
 def _note_unfinished(records: list[RunRecord], notes: list[str]) -> None:

@@ -24,8 +24,8 @@ def table_notes(rows: list[Row]) -> list[str]:
                 " residuals take these numbers as exact."
             )
         notes.append(
-            "Absolute residuals take a printed number for the time itself, though it is the latest that it may be: their"
-            " S_min is high by up to half the spacing."
+            "Absolute residuals take a printed number, the latest that it may be, for the time itself: their S_min"
+            " is high by about half the spacing."
         )
     if any(row.steps is not None and not row.eval_every for row in rows):
         which = "" if not spacings else " where eval_every is blank"
@@ -33,8 +33,8 @@ def table_notes(rows: list[Row]) -> list[str]:
     cut = [row for row in rows if row.is_minibatch_cut]
     if cut:
         notes.append(
-            f"minibatch_prompts is larger than n_prompts for {_listed(_runs_of(cut))}: read as n_prompts, one update per"
-            " step."
+            f"minibatch_prompts is larger than n_prompts for {_listed(_runs_of(cut))}: read as n_prompts, one update"
+            " per step."
         )
     return notes + _ending_notes(rows) + _order_notes(rows)
 
@@ -46,7 +46,8 @@ def _ending_notes(rows: list[Row]) -> list[str]:
     for row in rows:
         if row.steps is None:
             length = ends[row.identity, row.target]
-            by_source[length.source if length.steps > 0 else f"no {length.source}"].append((row, length))
+            is_early = length.steps == 0 and length.source != "none"
+            by_source["early" if is_early else length.source].append((row, length))
     notes = []
     own, group = (
         [f"{_run_text(row)} > {length.steps:g} steps to {row.target:g}" for row, length in by_source[source]]
@@ -58,29 +59,21 @@ def _ending_notes(rows: list[Row]) -> list[str]:
             f" last printed step: {_listed(own, 4)}."
         )
     if group:
+        place = " of its group" if len({row.group for row in rows}) > 1 else ""
         notes.append(
             "Not reached, and nothing is printed of the run at any target. It is taken to have gone as far as the last"
-            f" step printed for any run{' of its group' if len({row.group for row in rows}) > 1 else ''}, which is right"
-            f" where all were given as many steps; max_steps, as a column or a flag, would replace this:"
-            f" {_listed(group, 4)}."
+            f" step printed for any run{place}, which is right where all were given as many steps; max_steps, as a"
+            f" column or a flag, would replace this: {_listed(group, 4)}."
         )
-    early = [row for source in ("no max_steps", "no own", "no group") for row, length in by_source[source]]
-    early = [row for row in early if _was_ended(row, rows)]
+    early, unknown = ([row for row, _ in by_source[kind]] for kind in ("early", "none"))
     if early:
         notes.append(f"Used by no fit: {_listed(_runs_of(early))} ended before the first evaluation.")
-    unknown = [row for row, _ in by_source["no group"] if not _was_ended(row, rows)]
     if unknown:
         notes.append(
             f"Used by no fit: {_listed(_runs_of(unknown))} reached no target, and neither max_steps nor another run of"
             " the group says how far it went; give max_steps, as a column or a flag."
         )
     return notes
-
-
-def _was_ended(row: Row, rows: list[Row]) -> bool:
-    """Whether anything says how far the run went."""
-    same = [other for other in rows if other.group == row.group and (other.steps or other.identity == row.identity)]
-    return any(other.steps or other.max_steps for other in same)
 
 
 def _runs_of(rows: list[Row]) -> list[str]:

@@ -89,7 +89,9 @@ def _points(
 
 def _at_each_rate(point: TrainConfig) -> list[TrainConfig]:
     """The point once per factor of optimizer.lr_grid, each with its rate in its name."""
-    if point.optimizer.lr_rule != "grid" or optimizer_problems(point):  # which validating says
+    rates = (point.optimizer.peak_lr, point.lora.peak_lr)
+    is_typed = isinstance(point.optimizer.lr_grid, tuple) and all(isinstance(rate, (int, float)) for rate in rates)
+    if point.optimizer.lr_rule != "grid" or not is_typed or optimizer_problems(point):  # which validating says
         return [point]
     rated = []
     for factor in point.optimizer.lr_grid:

@@ -135,8 +135,11 @@ class Learner:
             )
         return collection
 
-    def update(self, collection: Collection, step: int) -> Updated:
-        """Dispatches all updates of a step. Waits only for a measurement of noise in a pass of its own."""
+    def update(self, collection: Collection, step: int, *, step_of_order: int | None = None) -> Updated:
+        """Dispatches all updates of a step. Waits only for a measurement of noise in a pass of its own.
+
+        `step_of_order` seeds the order of its prompts, where that is not `step`: a branch counts its trunk's too.
+        """
         config = self.config
         collection, batch = self.batch(collection)
         noise, arrays, noise_s, self.noise_before = {}, None, None, None
@@ -153,7 +156,7 @@ class Learner:
                 noise_s = timer.lap_s()
                 self.state = self.state.replace(noise=averages)
         metrics = []
-        for rows_P in minibatch_rows(config, step):
+        for rows_P in minibatch_rows(config, step if step_of_order is None else step_of_order):
             minibatch = jax.tree.map(lambda leaf, rows_P=rows_P: leaf[rows_P], batch)
             self.state, of_update, of_rollouts = train_step(self.state, self.frozen, self._in_microbatches(minibatch))
             arrays = of_rollouts or arrays

@@ -4,13 +4,15 @@ Each is run by the run loop itself, with the run's own programs, in a folder tha
 timed apart: programs are kept on disk, so that the study finds them there.
 """
 
+import contextlib
 import copy
 import dataclasses
 import math
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from rlvr_jax.train.log import EVALS_FILE, METRICS_FILE, NOISE_FOLDER, ROLLOUTS_
 from rlvr_jax.train.perf import compile_seconds
 from rlvr_jax.train.progress import Progress
 from rlvr_jax.train.run import run_point
+from rlvr_jax.train.run_directory import FINISHED, RunDirectoryError, read_run
 from rlvr_jax.train.saved_policy import saved_checkpoint
 from rlvr_jax.train.starting_policy import starting_key
 from rlvr_jax.train.stop import Stopped, StopRequest
@@ -66,20 +69,29 @@ class PointCost:
 
 
 def pilot_study(
-    points: Sequence[TrainConfig], *, task_hours: float, stop: StopRequest, say: Callable[[str], None]
+    points: Sequence[TrainConfig],
+    runs_folder: Path,
+    *,
+    task_hours: float,
+    stop: StopRequest,
+    say: Callable[[str], None],
 ) -> list[PointCost]:
     """Runs a few steps of every different point and says what the study will take; the cost of each point, in order.
 
     Args:
+        runs_folder: where the runs will be, on whose disk the pilot writes for a while, too.
         task_hours: time limit of one Slurm task; points that need more are named.
 
     Raises:
-        ConfigError, RewardError, FloatingPointError: as `run_study`.
+        ConfigError, RunDirectoryError, RewardError, FloatingPointError: as `run_study`.
         Stopped: `stop` is due; nothing is kept.
     """
+    if not task_hours > 0:
+        raise ConfigError([f"--slurm_hours={task_hours:g} must be a number of hours above 0"])
     all_parts = assembled(points)
-    if problems := list(dict.fromkeys(problem for config in points for problem in branch_problems(config))):
-        raise ConfigError(problems)
+    problems = [p for config, parts in zip(points, all_parts, strict=True) for p in branch_problems(config, parts)]
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
     kinds = [_kind(config) for config in points]
     costs: dict[str, PointCost] = {}
     params, params_of = None, None
@@ -90,11 +102,21 @@ def pilot_study(
         if params_of != what:
             params, params_of = starting_weights(config, parts, stop), what
         say(f"pilot of {config.point_name}: {N_STEPS} steps")
-        costs[kind] = _point_cost(config, parts, params, stop)
+        try:
+            costs[kind] = _point_cost(config, parts, params, runs_folder, stop)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"writing the pilot in {runs_folder} failed ({error.strerror or error}); it needs about as much room "
+                "as a run: free the disk, or choose another with --runs=DIR"
+            ) from error
     of_points = [costs[kind] for kind in kinds]
     n_devices = all_parts[0].plan.n_devices
     say(cost_table(points, kinds, costs))
     say(study_text(of_points, compile_s=sum(cost.compile_s for cost in costs.values()), n_devices=n_devices))
+    left = [cost for config, cost in zip(points, of_points, strict=True) if not _is_finished(config, runs_folder)]
+    if len(left) < len(points):
+        left_s = sum(cost.run_s for cost in left)
+        say(f"{len(points) - len(left)} of them are finished in {runs_folder}; the others take {duration(left_s)}")
     for config, cost in zip(points, of_points, strict=True):
         hours = (cost.run_s + cost.compile_s) / 3600  # tasks start at the same time, and each compiles
         if hours > task_hours:
@@ -107,6 +129,11 @@ def pilot_study(
 
 def _kind(config: TrainConfig) -> str:
     return repr([item for item in flat_fields(config).items() if item[0] not in _OF_A_SEED])
+
+
+def _is_finished(config: TrainConfig, runs_folder: Path) -> bool:
+    run = read_run(runs_folder / config.study / config.point_name)
+    return run is not None and run["status"] == FINISHED and run["config"]["n_updates"] == config.n_updates
 
 
 def pilot_config(config: TrainConfig) -> TrainConfig:
@@ -124,9 +151,9 @@ def pilot_config(config: TrainConfig) -> TrainConfig:
     return piloted
 
 
-def _point_cost(config: TrainConfig, parts: Parts, params: Params, stop: StopRequest) -> PointCost:
+def _point_cost(config: TrainConfig, parts: Parts, params: Params, runs_folder: Path, stop: StopRequest) -> PointCost:
     piloted = pilot_config(config)
-    with tempfile.TemporaryDirectory(prefix="pilot_") as temporary:
+    with _temporary_folder(runs_folder) as temporary:
         folder = Path(temporary) / "point"
         folder.mkdir()
         progress = Progress(f"pilot of {config.point_name}")
@@ -138,16 +165,54 @@ def _point_cost(config: TrainConfig, parts: Parts, params: Params, stop: StopReq
         finally:
             progress.close()
         wall_s, compile_s = time.monotonic() - started_s, compile_seconds() - compiled_s
-        rows = {row["step"]: row for row in read_rows(folder / METRICS_FILE)}
+        rows = rows_of_steps(read_rows(folder / METRICS_FILE))
         evaluation_s = list(read_rows(folder / EVALS_FILE))[-1]["perf/eval_s"]  # the first one compiles
-        times = measured_times([rows[step + 1] for step in range(N_STEPS)], wall_s - compile_s, evaluation_s)
+        times = measured_times(rows, wall_s - compile_s, evaluation_s)
+        n_bytes = _bytes_of_point(config, parts.plan, folder)
+        hold_s, whole_s = _save_seconds(piloted, parts, folder)
         return PointCost(
             **times,
             compile_s=compile_s,
-            save_s=_save_seconds(piloted, parts, folder),
-            n_bytes=_bytes_of_point(config, parts.plan, folder),
+            save_s=save_cost(hold_s, whole_s, between_s=times["step_s"] * _steps_between_saves(config)),
+            n_bytes=n_bytes,
             **_how_often(config, parts.plan),
         )
+
+
+@contextlib.contextmanager
+def _temporary_folder(runs_folder: Path) -> Iterator[str]:
+    """On the disk of the runs: saving is timed there, and no other needs the room."""
+    runs_folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".pilot_", dir=runs_folder) as temporary:
+            yield temporary
+    finally:
+        with contextlib.suppress(OSError):  # it holds runs
+            runs_folder.rmdir()
+
+
+def rows_of_steps(rows: Iterable[Row]) -> list[Row]:
+    """The first row of each step, which has what was measured; those of its other updates have the same times."""
+    of_steps: dict[int, Row] = {}
+    for row in rows:
+        of_steps.setdefault(row["step"], row)
+    return list(of_steps.values())
+
+
+def save_cost(hold_s: float, whole_s: float, *, between_s: float) -> float:
+    """What a save holds the run up, which waits for the one before.
+
+    Args:
+        hold_s: until a save returns, the rest of it going on behind.
+        whole_s: until it is complete on disk.
+        between_s: from one save to the next.
+    """
+    return max(hold_s, whole_s - between_s)
+
+
+def _steps_between_saves(config: TrainConfig) -> float:
+    every = config.checkpoint.every_updates
+    return every / config.updates_per_step if every else math.inf
 
 
 def measured_times(rows: Sequence[Row], wall_s: float, evaluation_s: float) -> dict[str, float]:
@@ -183,14 +248,16 @@ def _how_often(config: TrainConfig, plan: BatchPlan) -> dict[str, int]:
     }
 
 
-def _save_seconds(config: TrainConfig, parts: Parts, folder: Path) -> float:
+def _save_seconds(config: TrainConfig, parts: Parts, folder: Path) -> tuple[float, float]:
+    """Until a save returns, and until it is complete; the pilot's own checkpoint makes room for it."""
     state, _ = saved_checkpoint(config, parts, folder, option="pilot")
+    shutil.rmtree(folder / "checkpoints")
     checkpoints = Checkpoints(folder / "second", keep_newest=1, keep_best=0)
     started_s = time.monotonic()
     checkpoints.save(state, {}, update=1, accuracy=None)  # returns when the arrays are copied; the rest is behind
-    save_s = time.monotonic() - started_s
+    hold_s = time.monotonic() - started_s
     checkpoints.close()
-    return save_s
+    return hold_s, time.monotonic() - started_s
 
 
 def _bytes_of_point(config: TrainConfig, plan: BatchPlan, folder: Path) -> float:

@@ -17,7 +17,7 @@ from rlvr_jax.tasks.schedule import schedule_of, stage_number
 from rlvr_jax.train.assemble import Parts
 from rlvr_jax.train.batch import selection_metrics
 from rlvr_jax.train.batch_plan import is_due, is_evaluation_due, plan_warnings
-from rlvr_jax.train.branch import branch_state, recorded_trunk
+from rlvr_jax.train.branch import branch_state, recorded_trunk, recorded_trunks
 from rlvr_jax.train.checkpoint import Checkpoints
 from rlvr_jax.train.collect import Collection
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields
@@ -41,6 +41,7 @@ from rlvr_jax.train.run_directory import (
     check_same_config,
     is_placement_changed,
     read_run,
+    tokenizer_record,
     warn_if_machine_changed,
     write_run,
 )
@@ -79,8 +80,8 @@ def run_point(
 
     Raises:
         ConfigError: the directory was started with other settings or another starting policy, or is a branch whose
-            trunk was; or a device's memory
-            does not hold the run, which goes on from its last checkpoint with settings that need less.
+            trunk was; or a device's memory does not hold the run, which goes on from its last checkpoint with
+            settings that need less.
         FloatingPointError: a loss or gradient was not finite; the state before it is saved.
         RewardError: not one prompt of a step could be graded; the state before it is saved.
         Stopped: `stop` is due; the state is saved.
@@ -106,11 +107,11 @@ def run_point(
                     f"({earlier['task_data']} -> {parts.task.fingerprint}); put it back or choose another --runs=DIR"
                 ]
             )
-        if earlier["tokenizer"] != _tokenizer_record(parts):
+        if earlier["tokenizer"] != tokenizer_record(parts.tokenizer):
             raise ConfigError(
                 [
                     f"the tokenizer changed since {folder} was started ({earlier['tokenizer']} -> "
-                    f"{_tokenizer_record(parts)}); put it back or choose another --runs=DIR"
+                    f"{tokenizer_record(parts.tokenizer)}); put it back or choose another --runs=DIR"
                 ]
             )
         if earlier["status"] == FINISHED and earlier["config"]["n_updates"] == config.n_updates:
@@ -123,11 +124,6 @@ def run_point(
     finally:
         run.close()
     return FINISHED
-
-
-def _tokenizer_record(parts: Parts) -> dict[str, Any]:
-    tokenizer = parts.tokenizer
-    return {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint, "eos_ids": list(tokenizer.eos_ids)}
 
 
 class _Run:
@@ -157,7 +153,8 @@ class _Run:
         if restored:
             state, self.trunk = restored[0], recorded_trunk(config, earlier, folder)
         elif config.start.checkpoint:
-            state, self.trunk = branch_state(config, parts, start_hash, programs.optimizer)
+            others = told_by_first(recorded_trunks(config, folder.parent) if is_first() else None)
+            state, self.trunk = branch_state(config, parts, start_hash, programs.optimizer, others=others)
         else:
             state = starting_state(config, parts, starting_params, programs.optimizer)
         self.learner = Learner(config, parts, programs, state, starting_params)
@@ -192,7 +189,7 @@ class _Run:
             status=status,
             starting_params_hash=self.start_hash,
             task_data=self.parts.task.fingerprint,
-            tokenizer=_tokenizer_record(self.parts),
+            tokenizer=tokenizer_record(self.parts.tokenizer),
             **({"trunk": self.trunk} if self.trunk else {}),
             **more,
         )
@@ -232,7 +229,8 @@ class _Run:
             started_s = time.monotonic()
             collection = self._collected(drawn)
             reward_s = timer.lap_s()
-            updated = self.learner.update(collection, step)
+            first_step = self.trunk.get("steps", 0) if self.trunk else 0  # a branch goes on in its trunk's order
+            updated = self.learner.update(collection, step, step_of_order=first_step + step)
             collection = updated.collection
             self.counters = self._counters_after(collection)
             # the device draws the next rollouts while the host fetches and writes these

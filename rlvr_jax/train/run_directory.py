@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from rlvr_jax.models.tokenizer import Tokenizer
 from rlvr_jax.train.batch_plan import BatchPlan
 from rlvr_jax.train.config import ConfigError, TrainConfig, flat_fields
 from rlvr_jax.train.log import RUN_FILE, write_json
@@ -60,6 +61,8 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         raise RunDirectoryError(f"{path} cannot be read ({error}); delete {folder} to start over") from error
 
 
+# which other rates a study has is no setting of a run, whose own is in optimizer.peak_lr: a grid may be extended
+STUDY_FIELDS = ("optimizer.lr_grid",)
 # a run that did not fit may go on with others
 MEMORY_FIELDS = (
     "batch.microbatch_prompts",
@@ -101,9 +104,9 @@ def check_same_config(config: TrainConfig, run: dict[str, Any], folder: Path) ->
     problems = [
         f"{name} was {old.get(name)!r} when {folder} was started and is {new.get(name)!r} now; "
         "a run keeps its settings (only n_updates may grow, and placement and what is for memory alone change): change "
-        "it back or delete the directory"
+        "it back, choose another --config.study, or delete the directory"
         for name in sorted(old.keys() | new.keys())
-        if not name.startswith(("n_updates", "placement.", *MEMORY_FIELDS, *JUDGE_FIELDS))
+        if not name.startswith(("n_updates", "placement.", *STUDY_FIELDS, *MEMORY_FIELDS, *JUDGE_FIELDS))
         and old.get(name) != new.get(name)
     ]
     if new["n_updates"] < old["n_updates"]:
@@ -178,6 +181,11 @@ def device_kind() -> dict[str, Any]:
 def config_as_json(config: TrainConfig) -> dict[str, Any]:
     """All fields by dotted path, as they come back from run.json."""
     return json.loads(json.dumps(flat_fields(config)))  # tuples become lists, as they come back from disk
+
+
+def tokenizer_record(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What run.json keeps of it: by another one the same ids are another text."""
+    return {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint, "eos_ids": list(tokenizer.eos_ids)}
 
 
 def package_versions() -> dict[str, str]:

@@ -13,7 +13,7 @@ import jax
 from rlvr_jax.models.spec import Params
 from rlvr_jax.train.assemble import Parts, assemble
 from rlvr_jax.train.batch_plan import plan_table
-from rlvr_jax.train.branch import branch_problems
+from rlvr_jax.train.branch import branch_problems, recorded_trunks
 from rlvr_jax.train.cache_folder import cache_folder
 from rlvr_jax.train.config import ConfigError, SourceError, TrainConfig, flat_fields
 from rlvr_jax.train.log import RUN_FILE
@@ -53,9 +53,13 @@ def run_study(
     """
     check_same_everywhere({f"{c.point_name}: {name}": v for c in points for name, v in flat_fields(c).items()})
     all_parts = assembled(points)
-    new = [config for config in points if not (runs_folder / config.study / config.point_name / RUN_FILE).exists()]
-    if problems := list(dict.fromkeys(problem for config in new for problem in branch_problems(config))):
-        raise ConfigError(problems)
+    problems = []
+    for config, parts in zip(points, all_parts, strict=True):
+        study_folder = runs_folder / config.study
+        if not (study_folder / config.point_name / RUN_FILE).exists():  # else it needs its trunk no more
+            problems += branch_problems(config, parts, recorded_trunks(config, study_folder))
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
     named_parts = zip((config.point_name for config in points), all_parts, strict=True)
     check_same_everywhere({f"{point}: {name}": v for point, p in named_parts for name, v in _sources(p)})
     shown = set()

@@ -21,6 +21,14 @@ def optimizer_problems(config: TrainConfig) -> list[str]:
         problems.append(
             "optimizer.lr_rule='grid' needs factors of optimizer.peak_lr; set optimizer.lr_grid, such as (0.5, 1, 2)"
         )
+    if not problems and optimizer.lr_rule in LR_POWERS and optimizer.lr_reference_rollouts >= 0:
+        factors = optimizer.lr_grid if optimizer.lr_rule == "grid" else (1.0,)
+        problems += [
+            f"{config.peak_lr_text} comes to a rate of {factor * config.peak_lr:g} by optimizer.lr_rule="
+            f"{optimizer.lr_rule!r}{f' with the factor {factor:g}' if factor != 1.0 else ''}, which is none; change it"
+            for factor in factors
+            if config.stated_lr > 0 and not 0 < factor * config.peak_lr < math.inf
+        ]
     goes_on = config.start.checkpoint and config.start.keeps_optimizer
     if goes_on and optimizer.schedule != "constant" and optimizer.decay_updates == 0:
         problems.append(

@@ -31,7 +31,7 @@ def measured_run(run, *, trace_cov, grad_sq, n_prompts=16, n_rollouts=4, updates
     )
 
 
-def seen(run, *, target=0.6, at=10.0, group="", n_prompts=16, is_exact=False) -> Observation:
+def seen(run, *, target=0.6, at=10.0, group="", n_prompts=16, n_rollouts=4, is_exact=False) -> Observation:
     """Reached at `at`, or (None) not reached in 100."""
     ends = (at - (not is_exact), at) if at is not None else (100.0, math.inf)
-    return Observation(run, n_prompts, 4, target, at, *ends, group=group)
+    return Observation(run, n_prompts, n_rollouts, target, at, *ends, group=group)

@@ -1,7 +1,9 @@
 """Studies whose law is known, written without the fit: numpy, the formula and the clock of an evaluation."""
 
+import csv
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -44,6 +46,15 @@ def simulated(
             else:
                 study.append(Observation(run, p, r, target, k * every, (k - 1) * every, k * every, seed))
     return study
+
+
+def write_table(study: list[Observation], path: Path, *, every: int = 25) -> None:
+    """The study as a table with a blank for what was not reached, which says nowhere how far runs went."""
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(("run", "n_prompts", "n_rollouts", "target", "steps", "eval_every", "seed"))
+        for o in study:
+            table.writerow((o.run, o.n_prompts, o.n_rollouts, o.target, "" if o.at is None else o.at, every, o.seed))
 
 
 def exact(law: Callable[[int, int], float], sizes: list[tuple[int, int]], target: float = 0.5) -> list[Observation]:

@@ -32,6 +32,23 @@ def test_where_prompts_count_n_does_not_suffice_and_the_verdict_says_by_how_much
     assert all(c.best in ("loo", "mean") for c in found)
 
 
+@pytest.mark.parametrize("law", [loo_law(200.0, 4.0, 0.0), loo_law(200.0, 0.0, 30.0)], ids=["prompts", "rollouts"])
+def test_where_s_hardly_depends_on_the_batch_alike_splits_are_no_evidence_for_n(law):
+    sizes = [(p, r) for p in (64, 256, 1024) for r in (2, 8, 32)]
+    found = comparison(law, sizes, every=25)
+    assert found.split_ratio.low >= 1 / 1.25  # as alike as it takes
+    assert found.split_ratio.high <= 1.25
+    assert found.suffices is None
+    assert "no law in N is resolved (S hardly depends on size" in found.verdict
+
+
+def test_splits_of_one_n_say_nothing_of_other_n():
+    sizes = [(2048 // r, r) for r in (2, 4, 8, 16, 32, 64)]
+    found = comparison(total_law(100.0, 1000.0), sizes, noise=0.05)
+    assert found.suffices is None
+    assert found.verdict.startswith("At N = 2048 the split makes no difference that counts, and other N were not")
+
+
 def test_few_noisy_runs_cannot_say():
     found = comparison(total_law(100.0, 1000.0), [(32, 2), (16, 8), (64, 4), (8, 16)], n_seeds=2, noise=0.4)
     assert found.suffices is None

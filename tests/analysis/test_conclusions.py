@@ -73,14 +73,18 @@ def test_where_rollouts_do_not_vary_nothing_is_said_of_them(one_phase):
 def test_a_law_in_prompts_alone_refuses_their_product(two_phases):
     _, found = two_phases
     (split,) = found.splits
-    assert split.comparison.suffices is False
+    assert split.suffices is False
+    assert split.p == split.comparison.p  # one target is one test
     assert split.rollouts == (2, 16)
-    # at one N, 16 rollouts each leave an eighth of the prompts
-    ratio = split.comparison.split_ratio
-    assert ratio.low > 1.5
+    # of the sizes run twice (8 x 4 and 16 x 2, 16 x 8 and 32 x 4, 16 x 16 and 64 x 4) the last differs most
+    assert (split.widest.few, split.widest.many) == ((64, 4), (16, 16))
+    truth = (1 + 25 / 16) / (1 + 25 / 64)
+    assert split.widest.ratio.low < truth < split.widest.ratio.high
+    assert "256 rollouts differ most, where 16 x 16 takes 1." in split.sentence
+    assert " times the updates of 64 x 4" in split.sentence
     (headline,) = [sentence for sentence in found.headline if sentence.startswith("N = P R")]
-    assert headline.startswith("N = P R does not suffice at 0.5: at one N, 16 rollouts per prompt take ")
-    assert " times the updates of 2. A critical batch in P R alone is then one of the mixture of splits" in headline
+    assert headline.startswith("N = P R does not suffice at 0.5: of splits that were run, 16 x 16 takes 1.")
+    assert " times the updates of 64 x 4. A critical batch in P R alone is then one of the mixture" in headline
 
 
 def test_critical_prompts_are_those_of_the_law_whatever_the_rollouts(two_phases):
@@ -127,10 +131,27 @@ def test_groups_of_controls_have_laws_of_their_own(tmp_path):
     np.testing.assert_allclose(list(S_min.values()), [20, 40], rtol=0.15)
 
 
-def test_runs_of_one_rollout_are_said_to_be_of_another_kind(tmp_path):
-    write_law(tmp_path, [(8, 1), (8, 2), (8, 4)], total, n_seeds=1)
-    found = conclude(read_study([tmp_path]))
-    assert any(
-        sentence.startswith("1 run(s) with one rollout per prompt have another") for sentence in found.conditions
-    )
-    assert found.laws[0].fit.fit.n_runs == 3
+def test_runs_of_one_rollout_with_another_baseline_are_outside_the_law_and_in_the_tables(tmp_path):
+    write_law(tmp_path / "groups", [(8, 2), (8, 4), (16, 4)], total, n_seeds=1, **{"algo.advantage": "rloo"})
+    write_law(tmp_path / "single", [(32, 1)], total, n_seeds=1, **{"algo.advantage": "batch_mean"})
+    study = read_study([tmp_path])
+    found = conclude(study)
+    said = [sentence for sentence in found.conditions if "one rollout per prompt" in sentence]
+    assert len(said) == 1
+    assert said[0].startswith("1 run(s) with one rollout per prompt have another baseline")
+    assert {seen.run for seen in study.other_observations} == {"np32_nr1_s0"}
+    assert [law.fit.fit.n_runs for law in found.laws] == [3]
+    assert "32 x 1" in [point.name for point in study.points]
+    assert [name for iso in found.iso_batches for name, _ in iso.rows] == ["32 x 1", "8 x 4"]
+
+
+def test_runs_of_one_rollout_with_the_baseline_of_all_others_are_in_the_law(tmp_path):
+    write_law(tmp_path, [(8, 1), (8, 2), (8, 4)], total, n_seeds=1, **{"algo.advantage": "reinforce++"})
+    study = read_study([tmp_path])
+    assert study.other_observations == []
+    assert conclude(study).laws[0].fit.fit.n_runs == 3
+
+
+def test_a_study_of_nothing_but_single_rollouts_has_a_law(tmp_path):
+    write_law(tmp_path, [(8, 1), (16, 1), (32, 1)], total, n_seeds=1, **{"algo.advantage": "batch_mean"})
+    assert conclude(read_study([tmp_path])).laws[0].fit.fit.n_runs == 3

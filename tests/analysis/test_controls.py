@@ -40,6 +40,12 @@ def test_what_does_not_change_a_run_does_not_part_it_from_others(tmp_path, first
     assert found.notes == []
 
 
+def test_rates_of_an_extended_grid_are_one_grid(tmp_path):
+    records = two(tmp_path, GRID, {"optimizer.lr_rule": "grid", "optimizer.lr_grid": [0.5, 1.0, 2.0]})
+    assert labels(records) == ["", ""]
+    assert learning_rate_text(records).startswith("grid of 3 rates")
+
+
 @pytest.mark.parametrize(
     ("field", "first", "second"),
     [

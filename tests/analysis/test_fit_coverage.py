@@ -2,23 +2,35 @@
 
 import numpy as np
 import pytest
-from simulated_studies import BATCHES, simulated, total_law
+from simulated_studies import BATCHES, simulated, total_law, write_table
 
 from rlvr_jax.analysis.fits import fit_law
+from rlvr_jax.analysis.law_table import read_table, table_observations
 
 # Binomial error of 60 repeats at .9 is .04; the bounds are the claim's, and the seeds are fixed.
 N_REPEATS = 60
 
 
-def repeats(law, batches, seed, n_repeats, **settings):
+def repeats(law, batches, seed, n_repeats, through=lambda study: study, **settings):
     rng = np.random.default_rng(seed)
-    return [fit_law(simulated(rng, law, [(b, 1) for b in batches], **settings)) for _ in range(n_repeats)]
+    return [fit_law(through(simulated(rng, law, [(b, 1) for b in batches], **settings))) for _ in range(n_repeats)]
 
 
-@pytest.fixture(scope="module", params=[(200.0, True), (400.0, False)], ids=["log-normal", "normal, more censored"])
-def nominal(request):
-    s_min, is_log_normal = request.param
-    fits = repeats(total_law(s_min, 1000.0), BATCHES, 1, N_REPEATS, is_log_normal=is_log_normal)
+@pytest.fixture(
+    scope="module",
+    params=[(200.0, True, False), (400.0, False, False), (300.0, True, True)],
+    ids=["log-normal", "normal, more censored", "from a table without max_steps"],
+)
+def nominal(request, tmp_path_factory):
+    s_min, is_log_normal, is_table = request.param
+    path = tmp_path_factory.mktemp("table") / "study.csv"
+
+    def from_table(study):
+        write_table(study, path)
+        return table_observations(read_table(path), "step")
+
+    through = {"through": from_table} if is_table else {}
+    fits = repeats(total_law(s_min, 1000.0), BATCHES, 1, N_REPEATS, is_log_normal=is_log_normal, **through)
     return s_min, fits
 
 

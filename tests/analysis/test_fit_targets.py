@@ -51,6 +51,23 @@ def test_the_joint_curve_is_in_units_of_each_targets_own_s_min():
     assert (joint.steps([125, 1000], 1) < high).all()
 
 
+def test_targets_that_share_no_run_have_a_level_each():
+    """8 runs at one target and 8 others at a second: 16 - 1 (B_noise) - 2 levels; of shared runs 8 - 2."""
+    sizes = [(b, 1) for b in BATCHES[:4] for _ in range(2)]
+    first = [Observation(f"a{k}", b, 1, 0.5, s, s, s) for k, (b, _) in enumerate(sizes) for s in [100 + 1e5 / b + k]]
+    others = [dataclasses.replace(o, run=f"b{k}", target=0.7) for k, o in enumerate(first)]
+    assert fit_targets([*first, *others])[-1].fit.curve.n_free == 13
+    assert fit_targets([*first, *later(first, 0.7, 2)])[-1].fit.curve.n_free == 6
+    assert fit_targets([*first, *others, *later(first, 0.7, 2)])[-1].fit.curve.n_free == 14  # all are linked
+
+
+def test_a_run_alone_at_a_target_of_its_own_adds_no_certainty():
+    alone = Observation("alone", 500, 1, 0.7, 900, 875, 900)
+    single, _, joint = fit_targets([*study(), alone])
+    for name in ("value", "low", "high"):
+        assert getattr(joint.fit.b_noise, name) == pytest.approx(getattr(single.fit.b_noise, name), rel=0.02)
+
+
 def test_targets_of_other_critical_batches_refuse_a_joint_law():
     joint = fit_targets([*study(b_noise=300.0), *study(1, b_noise=3000.0, target=0.7)])[-1].fit
     assert joint.lack_of_fit_p < 0.01
@@ -91,6 +108,7 @@ def test_targets_with_intervals_apart_have_no_one_b_noise():
     assert joint.fit.lack_of_fit_p > 0.01
     assert not joint.fit.resolved
     assert "no one B_noise" in joint.fit.reason
+    assert joint.fit.is_refused
 
 
 def test_a_target_whose_law_the_seeds_refuse_refuses_the_joint_one():

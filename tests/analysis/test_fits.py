@@ -181,3 +181,29 @@ def test_runs_that_make_no_sense_are_refused():
         fit_law([one(100, 50), dataclasses.replace(one(100, 50), group="b")])
     with pytest.raises(ValueError, match="is for one n_prompts"):
         fit_law(exact(loo_law(50.0, 60.0, 300.0), GRID), shape="rollouts_loo")
+
+
+def test_a_run_of_which_nothing_is_known_changes_no_fit_and_is_counted():
+    study = simulated(np.random.default_rng(3), total_law(100.0, 1000.0), [(b, 1) for b in BATCHES])
+    unknown = Observation("lost", 125, 1, 0.5, None, 0, math.inf)
+    without, with_it = fit_law(study), fit_law([*study, unknown])
+    assert with_it.b_noise == without.b_noise
+    assert (with_it.n_runs, with_it.n_reached, with_it.n_left_out) == (without.n_runs + 1, without.n_reached, 1)
+    assert with_it.points[-1].residual is None
+
+
+def test_absolute_fits_of_a_cut_study_have_no_test_of_the_law():
+    study = simulated(np.random.default_rng(3), total_law(100.0, 1000.0), [(b, 1) for b in BATCHES], every=1)
+    late = Observation("late", 125, 1, 0.5, None, 1500, math.inf)
+    assert fit_law(study, residuals="absolute").lack_of_fit_p is not None
+    cut = fit_law([*study, late], residuals="absolute")
+    assert (cut.lack_of_fit_p, cut.n_left_out) == (None, 1)
+    assert fit_law([*study, late]).lack_of_fit_p is not None
+
+
+def test_runs_of_other_minibatches_are_no_seeds_of_each_other():
+    """Twice the steps at one size: as seeds they scatter, as runs of other updates per step nothing repeats."""
+    runs = [Observation(f"b{b}", b, 1, 0.5, s, s, s) for b in BATCHES for s in [100 + 1e5 / b]]
+    twin = dataclasses.replace(runs[-1], run="twin", at=220.0, after=220.0, by=220.0)
+    assert fit_law([*runs, twin]).lack_of_fit_p is not None
+    assert fit_law([*runs, dataclasses.replace(twin, updates_per_step=4)]).lack_of_fit_p is None

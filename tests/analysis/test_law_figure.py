@@ -1,5 +1,6 @@
 """The picture of the law, from fits written by hand."""
 
+import dataclasses
 import math
 
 import matplotlib.image
@@ -104,6 +105,21 @@ def test_a_law_of_prompts_and_rollouts_apart_has_a_line_for_every_number_of_roll
     assert line.get_xdata()[[0, -1]] == pytest.approx([32 * 8, 128 * 8])
     assert [text.get_text() for text in steps.texts] == ["R=8"]
     assert len(marks(steps, "o")) == 3
+
+
+def test_a_refused_law_has_no_interval_and_a_run_of_unknown_length_no_mark(tmp_path, drawn):
+    unknown = dataclasses.replace(seen(64, None, ran=1), after=0.0)
+    refused = dataclasses.replace(law([*EASY, unknown], s_min=10, b_noise=1000, reason=REASON), is_refused=True)
+    law_figure([at_target(0.5, refused)], tmp_path / "law.png", unit="step")
+    steps, _, strip, _ = drawn[0].axes
+    assert [text.get_text() for text in strip.texts] == ["unresolved"]
+    assert not strip.get_lines()
+    assert not marks(steps, "^")
+    law_figure(
+        [at_target(0.5, law([unknown], s_min=math.nan, b_noise=math.nan, reason=REASON))],
+        tmp_path / "law.png",
+        unit="step",
+    )
 
 
 def test_nothing_reached_is_drawn_without_a_curve(tmp_path, drawn):

@@ -49,6 +49,9 @@ def test_seeds_share_a_line_and_many_runs_share_one_per_size():
     text = residual_text([at_target(0.5, law(seeds, s_min=100, b_noise=256))], unit="step")
     # mean of ln 1.1, ln 0.9, ln 1.2 is 0.0574
     assert cells_of(text, "B256")[2] == "+6%"
+    late = [*seeds[:2], seen(32, None, ran=300, seed=2)]
+    text = residual_text([at_target(0.5, law(late, s_min=100, b_noise=256))], unit="step")
+    assert cells_of(text, "B256")[2] == "-1% 2/3"  # mean of ln 1.1, ln 0.9 is -0.005
     many = [seen(32, 200, run=f"r{k}") for k in range(12)] + [seen(64, 150, run=f"q{k}") for k in range(11)]
     text = residual_text([at_target(0.5, law(many, s_min=100, b_noise=256))], unit="step")
     assert cells_of(text, "12") == ["12", "32 x 8", "+0%"]
@@ -67,6 +70,7 @@ def test_many_targets_are_several_tables_and_the_joint_fit_is_left_alone():
 
 
 def test_a_table_is_markdown_with_columns_of_one_width():
+    assert aligned([["a|b"], ["c"]])[0] == "| a\\|b |"
     assert aligned([["a", "long"], ["first", "1"]]) == ["| a     | long |", "|-------|-----:|", "| first |    1 |"]
     with pytest.raises(IndexError):
         aligned([])

@@ -54,10 +54,53 @@ def test_max_steps_say_how_far_a_run_went_up_to_its_last_evaluation(tmp_path):
     assert windows(path) == [(100, math.inf), (110, math.inf)]
 
 
-def test_a_run_of_which_nothing_is_known_is_left_out_and_named(tmp_path):
-    path = write(tmp_path, f"{HEADER}\n{LINES}lost,128,8,0.6,\n")
-    assert [seen.run for seen in table_observations(read_table(path), "step")] == ["a", "a", "b", "b"]
-    assert "Left out: lost reached no target" in " ".join(table_notes(read_table(path)))
+def notes_of(path, **options):
+    return " ".join(table_notes(read_table(path, **options)))
+
+
+def test_a_run_that_printed_nothing_went_as_far_as_any_of_its_group(tmp_path):
+    path = write(
+        tmp_path, f"{HEADER},group\n{LINES.replace(chr(10), ',x' + chr(10))}lost,128,8,0.5,,x\nc,32,8,0.5,990,y\n"
+    )
+    assert windows(path) == [(75, 75), (75, math.inf), (50, 50), (225, 225), (225, math.inf), (990, 990)]
+    notes = notes_of(path)
+    assert "taken to have gone as far as the last step printed for any run of its group" in notes
+    assert "would replace this: lost > 225 steps to 0.5." in notes
+    assert windows(path, eval_every=None, max_steps=1000)[4] == (1000, math.inf)
+    assert "taken to have gone" not in notes_of(path, max_steps=1000)
+
+
+def test_a_run_of_which_nothing_is_known_is_kept_without_a_bound_and_named(tmp_path):
+    path = write(tmp_path, f"{HEADER},group,seed\na,32,8,0.5,75,x,0\nlost,128,8,0.5,,y,3\n")
+    assert windows(path) == [(75, 75), (0, math.inf)]
+    assert not table_observations(read_table(path), "step")[1].is_known
+    assert "Used by no fit: lost seed 3 reached no target" in notes_of(path)
+    assert "give max_steps" in notes_of(path)
+
+
+def test_a_run_that_ended_before_its_first_evaluation_is_named(tmp_path):
+    path = write(tmp_path, f"{HEADER},max_steps,eval_every\na,32,8,0.5,75,,25\nb,64,8,0.5,,10,25\n")
+    assert windows(path) == [(50, 75), (0, math.inf)]
+    assert "Used by no fit: b ended before the first evaluation." in notes_of(path)
+
+
+def test_max_steps_in_one_row_of_a_run_are_those_of_its_other_rows(tmp_path):
+    path = write(tmp_path, f"{HEADER},max_steps\na,32,8,0.5,1000,1500\na,32,8,0.6,,\n")
+    assert windows(path) == [(1000, 1000), (1500, math.inf)]
+    assert "does not say how far" not in notes_of(path)
+
+
+def test_a_minibatch_larger_than_the_collection_is_the_collection(tmp_path):
+    path = write(tmp_path, f"{HEADER},minibatch_prompts\na,64,8,0.5,75,256\nb,512,8,0.5,50,256\n")
+    assert [(row.minibatch_prompts, row.updates_per_step) for row in read_table(path)] == [(64, 1), (256, 2)]
+    assert [seen.updates_per_step for seen in table_observations(read_table(path), "update")] == [1, 2]
+    assert "minibatch_prompts is larger than n_prompts for a: read as n_prompts" in notes_of(path)
+
+
+def test_names_are_one_line_that_a_terminal_shows(tmp_path):
+    path = write(tmp_path, f'{HEADER},group\n"a\n\x1b[2Jb",32,8,0.5,75,"g\th"\n')
+    (row,) = read_table(path)
+    assert (row.run, row.group) == ("a \\x1b[2Jb", "g h")
 
 
 def test_in_updates_a_step_counts_its_minibatches_and_the_batch_is_one_of_them(tmp_path):
@@ -121,7 +164,9 @@ def test_a_table_may_come_from_any_program(tmp_path, text):
             "lines 2 and 3: run a has n_prompts=32 and 64; runs of different",
         ),
         (f"{HEADER},minibatch_prompts\na,32,8,0.5,75,12\n", "minibatch_prompts=12 does not divide n_prompts=32"),
-        (f"{HEADER},minibatch_prompts\na,32,8,0.5,75,64\n", "minibatch_prompts=64 does not divide n_prompts=32"),
+        (f"{HEADER}\na,1e300,8,0.5,75\n", "n_prompts='1e300' is not a whole number above 0 and at most 1e12"),
+        (f"{HEADER}\na,1_000,8,0.5,75\n", "n_prompts='1_000' is not a whole number"),
+        (f"{HEADER}\na,32,8,0.5,1e-300\n", "steps='1e-300' is not a number of steps, 0.001 to 1e"),
         (f"{HEADER},eval_every\na,32,8,0.5,70,25\n", "steps=70 is not a multiple of eval_every=25"),
         (f"{HEADER},max_steps\na,32,8,0.5,70,50\n", "steps=70 lie beyond max_steps=50"),
         (f"{HEADER},seed\na,32,8,0.5,70,1.5\n", "seed='1.5' is not a whole number"),
@@ -142,6 +187,9 @@ def test_the_spacing_is_given_once_and_is_positive(tmp_path):
         read_table(path, eval_every=25)
     with pytest.raises(ValueError, match="--eval_every=0 is not a number of steps above 0"):
         read_table(write(tmp_path, f"{HEADER}\n{LINES}"), eval_every=0)
+    path = write(tmp_path, f"{HEADER},max_steps\na,32,8,0.5,75,100\n")
+    with pytest.raises(ValueError, match="has a column max_steps: leave --max_steps=200 out"):
+        read_table(path, max_steps=200)
 
 
 def test_other_columns_are_left_alone_and_named(tmp_path):
@@ -153,6 +201,8 @@ def test_other_columns_are_left_alone_and_named(tmp_path):
 def test_steps_that_rise_and_fall_from_target_to_target_are_pointed_at(tmp_path):
     path = write(tmp_path, f"{HEADER}\na,32,8,0.4,50\na,32,8,0.5,40\na,32,8,0.6,90\nb,32,8,2.0,10\nb,32,8,1.0,30\n")
     assert "Check a: steps neither rise nor fall" in table_notes(read_table(path))[-1]  # b: a loss, which falls
+    rows = "".join(f"a,32,8,{t},{s},{seed}\n" for seed in (0, 1) for t, s in ((0.4, 50), (0.5, 40), (0.6, 90)))
+    assert "Check a seed 0, a seed 1: steps" in notes_of(write(tmp_path, f"{HEADER},seed\n{rows}"))
 
 
 def test_a_large_table_is_read_in_seconds(tmp_path):

@@ -157,9 +157,32 @@ def test_steps_of_the_best_size_follow_the_hyperbola_and_normalised_ones_its_roo
     assert found.as_fitted["normalised"].estimate.value == pytest.approx(grid[np.argmin(misfit)], rel=1e-3)
 
 
-def test_one_batch_size_has_no_growth_of_steps():
+def test_one_batch_size_has_no_growth_of_steps_and_still_its_noise():
     (found,) = predict(three_runs(), [seen("s0"), seen("s1"), seen("s2")])
-    assert not found.as_fitted["best_size"].is_resolved
+    assert found.as_fitted["best_size"].reason == "one batch size was run, so there is no curve to compare"
+    assert found.at(4).rollouts.is_resolved
+
+
+def test_the_curve_is_taken_at_all_splits_of_the_fit_and_not_at_those_that_got_there_alone():
+    """The size that never got there counts in the fit, censored; one rollout per prompt counts in neither."""
+    runs = [measured_run(f"{P}", n_prompts=P, trace_cov=[4.0], grad_sq=[1.0]) for P in (2, 8, 64)]
+    runs.append(measured_run("one", n_prompts=32, n_rollouts=1, trace_cov=[90.0], grad_sq=[1.0]))
+    all_there = [seen(f"{P}", n_prompts=P) for P in (2, 8, 64)]
+    (there,) = predict(runs, all_there)
+    (found,) = predict(
+        runs, [seen("2", n_prompts=2, at=None), *all_there[1:], seen("one", n_prompts=32, n_rollouts=1)]
+    )
+    assert (2, 4) in found.splits
+    for steps in ("best_size", "normalised"):
+        assert found.as_fitted[steps].estimate.value == pytest.approx(there.as_fitted[steps].estimate.value)
+
+
+def test_a_split_whose_noise_is_not_known_is_named():
+    runs = [measured_run(f"{P}", n_prompts=P, trace_cov=[4.0], grad_sq=[1.0]) for P in (2, 8, 64)]
+    runs.append(measured_run("lost", n_prompts=4, n_rollouts=8, trace_cov=[4.0], grad_sq=[1.0]))
+    observations = [seen(f"{P}", n_prompts=P) for P in (2, 8, 64)]
+    (found,) = predict(runs, [*observations, seen("lost", n_prompts=4, n_rollouts=8, at=None)])
+    assert found.as_fitted["normalised"].reason == "no run measured the noise at R = 8 on its way to the target"
 
 
 def test_a_normalised_step_does_one_over_the_root_of_a_noiseless_ones_work():

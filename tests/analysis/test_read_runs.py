@@ -65,9 +65,34 @@ def test_a_run_that_has_not_written_a_row_yet_has_none(tmp_path):
 def test_a_folder_without_runs_is_refused_by_name(tmp_path):
     make_run(tmp_path / "full" / "p")
     (tmp_path / "empty").mkdir()
-    for missing in ("empty", "nowhere"):
-        with pytest.raises(FileNotFoundError, match=f"{missing} holds no run"):
+    for missing, said in (("empty", "empty holds no run"), ("nowhere", "nowhere does not exist; give a run directory")):
+        with pytest.raises(FileNotFoundError, match=said):
             find_runs([tmp_path / "full", tmp_path / missing])
+
+
+def test_a_file_in_place_of_its_folder_is_refused_with_the_remedy(tmp_path):
+    folder = make_run(tmp_path / "p")
+    with pytest.raises(FileNotFoundError, match=r"run\.json is a file; give the folder"):
+        find_runs([folder / "run.json"])
+
+
+def test_links_to_runs_are_followed_and_loops_are_left(tmp_path):
+    make_run(tmp_path / "elsewhere" / "a")
+    make_run(tmp_path / "elsewhere" / "b")
+    study = tmp_path / "study"
+    study.mkdir()
+    for name in "ab":
+        (study / name).symlink_to(tmp_path / "elsewhere" / name, target_is_directory=True)
+    (study / "again").symlink_to(study, target_is_directory=True)
+    assert [record.point for record in find_runs([study])] == ["a", "b"]
+
+
+def test_names_that_do_not_print_are_escaped(tmp_path):
+    folder = make_run(tmp_path / "p")
+    run = json.loads((folder / "run.json").read_text()) | {"study": "s\n# heading", "point": "p\x1b[31m", "more": 1}
+    (folder / "run.json").write_text(json.dumps(run))
+    (record,) = find_runs([tmp_path])
+    assert (record.study, record.point) == ("s\\n# heading", "p\\x1b[31m")
 
 
 @pytest.mark.parametrize("content", ["", '{"status": "fin', '{"status": "finished"}', "[]", "null", "3"])

@@ -11,7 +11,7 @@ from written_runs import write_run
 
 from rlvr_jax.analysis.conclusions import point_orders
 from rlvr_jax.analysis.figures import gns_comparison, runs_comparison
-from rlvr_jax.analysis.report import write_report
+from rlvr_jax.analysis.report import inert, write_report
 from rlvr_jax.analysis.report_tables import write_metrics, write_runs
 from rlvr_jax.analysis.report_text import points_text
 from rlvr_jax.analysis.study import read_study
@@ -400,3 +400,33 @@ def test_a_study_without_any_result_is_refused(tmp_path):
     write_run(tmp_path / "runs", point="a", accuracies=(0.2,), status="running")
     with pytest.raises(ValueError, match=r"none of the 1 run\(s\) has been evaluated after its start or has a row"):
         report(tmp_path)
+
+
+def test_names_of_runs_make_no_link_image_or_html_in_markdown():
+    assert inert("![i](http://x.test) [a](b) <script> <!-- </b>") == (
+        "![i]\\(http://x.test) [a]\\(b) &lt;script> &lt;!-- &lt;/b>"
+    )
+    plain = "B_noise < 480, 3 <= 4, (0, 50]; 42.1 [34.1, 50.8] (27 runs) | 1 |"
+    assert inert(plain) == plain
+
+
+def test_figures_of_an_earlier_report_do_not_stay_in_a_folder(tmp_path, monkeypatch):
+    make_point(tmp_path / "runs", split=(8, 4), finals=(0.7, 0.8))
+    monkeypatch.setattr("rlvr_jax.analysis.report.study_figures", lambda *_: [])  # takes seconds
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("iso_batch.png", "mine.png"):
+        (out / name).write_bytes(PNG_MAGIC)
+    (out / "comprehensive_summary.md").write_text("# s\n\n![Same batch](iso_batch.png)\n\n![x](../up.png)\n")
+    (tmp_path / "up.png").write_bytes(PNG_MAGIC)
+    write_report(read_study([tmp_path / "runs"]), out)
+    assert not (out / "iso_batch.png").exists()
+    assert (out / "mine.png").exists()
+    assert (tmp_path / "up.png").exists()
+
+
+def test_a_file_in_place_of_the_folder_is_refused_with_the_remedy(tmp_path):
+    make_point(tmp_path / "runs", split=(8, 4), finals=(0.7,))
+    (tmp_path / "out").write_text("")
+    with pytest.raises(ValueError, match="out is a file; give --out a folder"):
+        write_report(read_study([tmp_path / "runs"]), tmp_path / "out")

@@ -29,7 +29,7 @@ def write_points(root, splits=((32, 4), (16, 4), (8, 4)), n_seeds=2, **config):
 
 
 def test_a_whole_study_has_nothing_to_note(tmp_path):
-    write_points(tmp_path / "s")
+    write_points(tmp_path / "s", noise=[{"gns/trace_cov": 16.0, "gns/grad_sq": 1.0}])
     study = read_study([tmp_path / "s"])
     (note,) = study.notes  # the runs here take two updates per step
     assert note.startswith(
@@ -94,7 +94,8 @@ def test_a_report_and_a_runs_own_folders_are_not_taken_for_lost_runs(tmp_path):
 @pytest.mark.parametrize("paths", [["empty"], ["nowhere"], ["empty", "nowhere"]])
 def test_no_run_at_all_is_refused_by_name(tmp_path, paths):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=f"{paths[0]} holds no run"):
+    said = {"empty": "empty holds no run", "nowhere": "nowhere does not exist"}
+    with pytest.raises(FileNotFoundError, match=said[paths[0]]):
         read_study([tmp_path / path for path in paths])
 
 
@@ -265,3 +266,41 @@ def test_rows_of_metrics_may_grow_while_they_are_read(tmp_path):
     write_rows(folder / "metrics.jsonl", [{"update": 1, "new/column": 1.0}])
     assert "new/column" not in study.columns
     assert len(list(study.records[0].rows())) == 1
+
+
+def test_runs_that_nothing_can_be_predicted_from_are_said_once_per_kind(tmp_path):
+    write_points(tmp_path / "s")
+    for n_prompts in (32, 16, 8):
+        (tmp_path / "s" / f"np{n_prompts}_nr4_s0" / "metrics.jsonl").unlink()
+    (tmp_path / "s" / "np8_nr4_s1" / "metrics.jsonl").write_text("")
+    notes = [note for note in read_study([tmp_path / "s"]).notes if "nothing is predicted" in note]
+    assert sorted(notes) == [
+        "1 run(s) (np8_nr4_s1) have an empty metrics.jsonl: nothing is predicted from them.",
+        "2 run(s) (np16_nr4_s1, np32_nr4_s1) have no measurement of gradient noise (gns/trace_cov) in metrics.jsonl: "
+        "nothing is predicted from them.",
+        "3 run(s) (np16_nr4_s0, np32_nr4_s0, np8_nr4_s0) have no metrics.jsonl: nothing is predicted from them.",
+    ]
+
+
+def test_what_many_runs_share_is_one_note(tmp_path):
+    write_points(tmp_path / "s")
+    for folder in (tmp_path / "s").iterdir():
+        with (folder / "evals.jsonl").open("a") as out:
+            out.write('{"upd')
+    (cut,) = [note for note in read_study([tmp_path / "s"]).notes if "was cut" in note]
+    assert cut == (
+        "6 runs (np16_nr4_s0, np16_nr4_s1, np32_nr4_s0 and 3 more): the last line of evals.jsonl was cut and is "
+        "left out."
+    )
+
+
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "1e308", "-1e300"])
+def test_a_number_beyond_all_measurements_is_left_out_and_its_run_is_named(tmp_path, number):
+    write_points(tmp_path / "s", noise=[{"gns/trace_cov": 16.0, "gns/grad_sq": 1.0}] * 2)
+    path = tmp_path / "s" / "np8_nr4_s1" / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"gns/grad_sq": 1.0', f'"gns/grad_sq": {number}', 1))
+    study = read_study([tmp_path / "s"])
+    (said,) = [note for note in study.notes if "to compute with" in note]
+    assert said == f"{path} holds no number to compute with for gns/grad_sq in 1 row(s): left out there."
+    (run,) = [run for point in study.points for run in point.runs if run.record.point == "np8_nr4_s1"]
+    assert run.grad_sq == [1.0]  # of two measurements

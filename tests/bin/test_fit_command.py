@@ -4,6 +4,7 @@ import csv
 import importlib.machinery
 import importlib.util
 import json
+import re
 
 import numpy as np
 import pytest
@@ -119,6 +120,19 @@ def test_the_text_shows_both_residuals_what_is_unresolved_and_what_hangs_on_the_
     assert (folder / "law.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_committed_report_is_what_the_command_says(published):
+    def words_and_numbers(text):
+        text = " ".join(text.replace("law.png", "published_table.png").split())
+        numbers = r"-?\d[\d.]*"
+        return re.sub("-+", "-", re.sub(numbers, "#", text)), [float(n.rstrip(".")) for n in re.findall(numbers, text)]
+
+    committed = (ROOT / "docs" / "published_table.md").read_text()
+    said, numbers = words_and_numbers((published[1] / "law.md").read_text())
+    found, committed_numbers = words_and_numbers(committed[committed.index("# The law of") :])
+    assert found == said
+    assert committed_numbers == pytest.approx(numbers, rel=0.05, abs=1)  # other versions of scipy round otherwise
+
+
 def test_json_alone_is_all_that_is_printed(tmp_path, capsys):
     (tmp_path / "t.csv").write_text(SMALL)
     assert main(tmp_path / "t.csv", "--json", "--eval_every=1") == 0
@@ -167,6 +181,35 @@ def test_one_batch_size_is_unresolved_and_no_failure(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)[0]["resolved"] is False
 
 
+def test_a_table_in_which_nothing_was_reached_is_unresolved_and_says_what_to_give(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("run,n_prompts,n_rollouts,target,steps\na,32,8,0.5,\nb,64,8,0.5,\n")
+    assert main(tmp_path / "t.csv", f"--out={tmp_path}/law") == 0
+    assert "Used by no fit: a, b reached no target" in capsys.readouterr().out
+    (record,) = json.loads((tmp_path / "law" / "law.json").read_text())
+    assert (record["resolved"], record["n_runs"], record["n_reached"], record["n_left_out"]) == (False, 2, 0, 2)
+
+
+def test_blanks_count_among_the_runs_and_the_records_say_which_fits_use_them(tmp_path, capsys):
+    """r160 and r161 are blank: beyond the last step that is printed, 510 of r321 (100 (1 + 1000/256) 1.04)."""
+    lines = [line if not line.startswith("r16") else line[: line.rindex(",") + 1] for line in SMALL.splitlines()]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    left_out: dict = {}
+    for kind in ("relative", "absolute"):
+        assert main(tmp_path / "t.csv", "--json", f"--residuals={kind}") == 0
+        (record,) = json.loads(capsys.readouterr().out)
+        assert (record["n_runs"], record["n_reached"], record["n_points"]) == (12, 10, 12)
+        left_out[kind] = record["n_left_out"], record["lack_of_fit_p"] is None
+        assert [point["after"] for point in record["points"] if point["steps"] is None] == [510, 510]
+    assert left_out == {"relative": (0, False), "absolute": (2, True)}
+    assert main(tmp_path / "t.csv", "--json", "--max_steps=700") == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert [point["after"] for point in record["points"] if point["steps"] is None] == [700, 700]
+    assert main(tmp_path / "t.csv") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "12 run(s), 6 batch size(s) 128 to 4096" in said
+    assert "10 of 12" in said
+
+
 @pytest.mark.parametrize(
     ("table", "flags", "message"),
     [
@@ -179,7 +222,9 @@ def test_one_batch_size_is_unresolved_and_no_failure(tmp_path, capsys):
         (SMALL, ["--eval_every=-5"], "--eval_every=-5 is not a number of steps above 0"),
         (SMALL, ["other.csv"], "it takes one table, got"),
         (SMALL.replace("steps", "updates"), [], "lacks the column steps"),
-        ("run,n_prompts,n_rollouts,target,steps\na,32,8,0.5,\n", [], "there is nothing to fit"),
+        (SMALL, ["--max_steps=0"], "--max_steps=0 is not a number of steps above 0"),
+        (SMALL, ["--figure=law.pdf"], "--figure=law.pdf is no PNG file"),
+        (SMALL, ["--json="], "--json= names no file"),
     ],
 )
 def test_bad_input_is_one_clear_message_and_a_failing_exit(tmp_path, capsys, table, flags, message):

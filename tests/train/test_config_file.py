@@ -6,6 +6,7 @@ from absl import flags
 from rlvr_jax.train import config_file
 from rlvr_jax.train.config import ConfigError
 from rlvr_jax.train.config_file import choose_point, load_points
+from rlvr_jax.train.validate import validate
 
 STUDY = """
 from rlvr_jax.train import config as c
@@ -120,6 +121,15 @@ def test_a_grid_of_rates_scales_an_adapters_own_rate_and_ends_a_name_that_is_giv
 def test_a_grid_that_cannot_work_is_left_for_the_checks_of_all_settings(write):
     write(STUDY)
     assert len(rates_of("--config.optimizer.lr_grid=0,1")) == 1
+
+
+@pytest.mark.parametrize("value", [{"lr_grid": 0.5}, {"lr_grid": None}, {"lr_grid": (1,), "peak_lr": "1e-3"}])
+def test_a_mistyped_rate_of_a_grid_is_left_for_the_checks_of_all_settings(write, value):
+    changes = {f"optimizer.{name}": given for name, given in value.items()}
+    write(f"{STUDY}\ndef sweep(arg=None):\n    return [{changes}]\n")
+    (point,) = points_of("--config=grid.py", "--config.optimizer.lr_rule=grid")
+    with pytest.raises(ConfigError, match=r"optimizer\.(lr_grid|peak_lr)=.* must be a"):
+        validate(point)
 
 
 def test_points_share_nothing(write):

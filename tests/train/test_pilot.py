@@ -11,11 +11,14 @@ from rlvr_jax.train.config import ConfigError
 from rlvr_jax.train.pilot import (
     N_STEPS,
     PointCost,
+    _steps_between_saves,
     duration,
     measured_times,
     pilot_config,
     pilot_study,
     refuse_several_processes,
+    rows_of_steps,
+    save_cost,
     study_text,
 )
 from rlvr_jax.train.stop import StopRequest
@@ -73,30 +76,79 @@ def test_a_pilot_says_what_each_point_and_all_will_take(tiny_config, tiny_params
     monkeypatch.setattr(
         "rlvr_jax.train.pilot.starting_weights", lambda config, parts, stop: jax.tree.map(jax.numpy.copy, tiny_params)
     )
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     tiny_config.noise.every_updates, tiny_config.n_updates = 0, 100
     second = copy.deepcopy(tiny_config)
     second.seed = 1
     said = []
-    first_cost, second_cost = pilot_study([tiny_config, second], task_hours=1e-6, stop=StopRequest(), say=said.append)
+    runs = tmp_path / "runs"
+    folder = runs / second.study / second.point_name
+    folder.mkdir(parents=True)
+    finished = '{"status": "finished", "config": {"n_updates": 100}}'
+    (folder / "run.json").write_text(finished)
+    first_cost, second_cost = pilot_study(
+        [tiny_config, second], runs, task_hours=1e-6, stop=StopRequest(), say=said.append
+    )
     assert first_cost == second_cost  # seeds are timed once
+    assert first_cost.compile_s > 0
+    # two checkpoints of all weights and Adam's two averages at the least, with 100 rows and 51 evaluations
+    n_weights = sum(leaf.size for leaf in jax.tree.leaves(tiny_params))
+    assert first_cost.n_bytes > 2 * 3 * 4 * n_weights
+    assert 1e5 < first_cost.n_bytes < 1e8
     assert dataclasses.replace(first_cost, n_steps=0).run_s < first_cost.run_s
     # 100 updates, evaluated every second one and before the first, where it may be saved as the best; and the last
     assert (first_cost.n_steps, first_cost.n_evaluations, first_cost.n_saves) == (100, 51, 49)
     assert 0 < first_cost.step_tokens <= 8 * 7 + 32 * 4
-    assert list(tmp_path.iterdir()) == []
-    heading, table, study, *tasks = said
+    assert (list(tmp_path.iterdir()), list(runs.iterdir())) == ([runs], [runs / "tiny"])
+    heading, table, study, left, *tasks = said
     assert heading == f"pilot of {tiny_config.point_name}: 7 steps"
     assert [line.split()[:2] for line in table.splitlines()] == [["point", "runs"], [tiny_config.point_name, "2"]]
     assert study.startswith("the study, 2 run(s)")
+    assert left.startswith(f"1 of them are finished in {runs}; the others take ")
     assert len(tasks) == 2
     assert "more than --slurm_hours=1e-06: it goes on in" in tasks[1]
 
 
-def test_a_branch_without_its_trunk_is_refused_before_anything_is_timed(tiny_config):
+def test_points_of_other_batches_or_rates_are_timed_apart_and_added_up(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlvr_jax.train.pilot.starting_weights", lambda config, parts, stop: None)
+    monkeypatch.setattr(
+        "rlvr_jax.train.pilot._point_cost",
+        lambda config, *_: dataclasses.replace(COST, n_steps=config.batch.n_prompts, compile_s=3600.0),
+    )
+    points = [copy.deepcopy(tiny_config) for _ in range(4)]
+    points[1].batch.n_prompts, points[2].optimizer.peak_lr, points[3].seed = 16, 1e-4, 1
+    points[2].point = "another_rate"
+    said = []
+    costs = pilot_study(points, tmp_path / "runs", task_hours=24.0, stop=StopRequest(), say=said.append)
+    assert [cost.n_steps for cost in costs] == [8, 16, 8, 8]
+    assert len([text for text in said if text.startswith("pilot of")]) == 3  # seeds are one kind
+    assert "3.0 h of it is compiling" in said[-1]  # an hour each
+
+
+def test_a_step_of_several_updates_is_its_first_row_which_has_the_measurement():
+    written = [{"step": 1, "gns/trace_cov": 1.0}, {"step": 1}, {"step": 2}, {"step": 2}]
+    assert rows_of_steps(written) == [written[0], written[2]]
+
+
+@pytest.mark.parametrize(("between_s", "cost"), [(100.0, 2.0), (5.0, 4.0), (0.0, 9.0)])
+def test_a_save_also_costs_what_is_left_of_it_when_the_next_begins(between_s, cost):
+    assert save_cost(2.0, 9.0, between_s=between_s) == cost  # 9 s on disk less those between
+
+
+def test_a_save_of_every_fourth_update_comes_every_second_step_of_two(tiny_config):
+    tiny_config.batch.minibatch_prompts, tiny_config.checkpoint.every_updates = 4, 4
+    assert _steps_between_saves(tiny_config) == 2
+
+
+@pytest.mark.parametrize("hours", [0.0, -1.0, float("nan")])
+def test_a_task_of_no_time_is_refused_before_anything_is_timed(tiny_config, tmp_path, hours):
+    with pytest.raises(ConfigError, match=r"--slurm_hours=.* must be a number of hours above 0"):
+        pilot_study([tiny_config], tmp_path, task_hours=hours, stop=StopRequest(), say=print)
+
+
+def test_a_branch_without_its_trunk_is_refused_before_anything_is_timed(tiny_config, tmp_path):
     tiny_config.start.checkpoint, said = "nowhere", []
     with pytest.raises(ConfigError, match=r"start\.checkpoint=nowhere is neither"):
-        pilot_study([tiny_config], task_hours=24.0, stop=StopRequest(), say=said.append)
+        pilot_study([tiny_config], tmp_path, task_hours=24.0, stop=StopRequest(), say=said.append)
     assert said == []
 
 

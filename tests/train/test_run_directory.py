@@ -15,6 +15,7 @@ from rlvr_jax.train.run_directory import (
     JUDGE_FIELDS,
     MEMORY_FIELDS,
     RUNNING,
+    STUDY_FIELDS,
     RunDirectoryError,
     check_same_config,
     is_placement_changed,
@@ -119,10 +120,23 @@ def test_devices_may_be_arranged_in_another_way(tmp_path, tiny_config):
     assert is_placement_changed(tiny_config, run)
 
 
+def test_a_grid_of_rates_may_be_extended_and_a_runs_own_rate_not_change(tmp_path, tiny_config):
+    tiny_config.optimizer.lr_rule, tiny_config.optimizer.lr_grid = "grid", (0.5, 1.0)
+    run = started_with(tiny_config, tmp_path)
+    tiny_config.optimizer.lr_grid = (0.5, 1.0, 2.0)
+    assert differences(tiny_config, run) == []
+    tiny_config.optimizer.peak_lr *= 2
+    assert len(differences(tiny_config, run)) == 1
+
+
 def test_every_changed_field_is_named_with_both_values(tmp_path, tiny_config):
     run = started_with(tiny_config, tmp_path)
     for path, old in flat_fields(tiny_config).items():
-        if path == "n_updates" or path.startswith("placement.") or path in (*MEMORY_FIELDS, *JUDGE_FIELDS):
+        if (
+            path == "n_updates"
+            or path.startswith("placement.")
+            or path in (*STUDY_FIELDS, *MEMORY_FIELDS, *JUDGE_FIELDS)
+        ):
             continue
         new = (*old, 9) if isinstance(old, tuple) else "changed"
         old_json, new_json = (list(v) if isinstance(v, tuple) else v for v in (old, new))

@@ -65,12 +65,24 @@ def test_the_plan_and_its_table_show_the_rate_and_how_it_comes_about(tiny_config
         ({"lr_rule": "grid", "lr_grid": (1.0, 0.0)}, "optimizer.lr_grid=(1.0, 0.0) must be different factors above 0"),
         ({"lr_rule": "grid", "lr_grid": (1.0, 1.0)}, "optimizer.lr_grid=(1.0, 1.0) must be different factors above 0"),
         ({"lr_rule": "grid", "lr_grid": ("1",)}, "optimizer.lr_grid=('1',) must be a tuple of numbers"),
+        ({"lr_rule": "grid", "lr_grid": (1e306, 1e308, 1e309)}, "lr_grid=(1e+306, 1e+308, inf) must be"),
+        (
+            {"lr_rule": "grid", "lr_grid": (1e-322,)},
+            "comes to a rate of 0 by optimizer.lr_rule='grid' with the factor 9",
+        ),
     ],
 )
 def test_a_rule_that_cannot_work_is_refused_with_the_fix(optimizer, words):
     with pytest.raises(ConfigError) as refused:
         validate(ruled(**optimizer))
     assert any(words in problem for problem in refused.value.problems)
+
+
+def test_a_rate_that_overflows_is_refused_before_the_first_update():
+    config = ruled(lr_rule="linear", lr_reference_rollouts=1)
+    config.optimizer.peak_lr = 1e307  # times 128
+    with pytest.raises(ConfigError, match=r"optimizer\.peak_lr=1e\+307 \(in use: inf\) comes to a rate of inf"):
+        validate(config)
 
 
 @pytest.mark.parametrize(
