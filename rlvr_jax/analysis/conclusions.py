@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from rlvr_jax.analysis.branch_text import branch_section, branch_sentence
 from rlvr_jax.analysis.branches import TOLERANCE, branch_studies
 from rlvr_jax.analysis.controls import learning_rate_text
+from rlvr_jax.analysis.early_crossings import early_crossings
 from rlvr_jax.analysis.fit_targets import TargetFit, fit_targets
 from rlvr_jax.analysis.iso_batches import IsoBatch, iso_batches
 from rlvr_jax.analysis.law_text import law_sentence
@@ -108,7 +109,7 @@ def conclude(study: Study, *, confidence: float = 0.9) -> Conclusions:
         steps_rows=steps_rows,
         predicted_sentences=prediction_sentences(predictions),
         policy_noise=policy_noise,
-        notes=notes,
+        notes=[*notes, *early_crossings(study)],
         branches=branch_section(branches, **limits),
     )
 
@@ -150,13 +151,14 @@ def _conditions(study: Study) -> list[str]:
         f"Time is counted in {UNIT_NAMES[study.unit]}; {counted}, in rollouts.",
     ]
     if spacings:
-        known = "known to lie between two evaluations, " + " or ".join(f"{n}" for n in spacings) + " updates apart"
+        known = "taken to lie between two evaluations, " + " or ".join(f"{n}" for n in spacings) + " updates apart"
         sentences.append(f"When a run reached a target is {known}; the fit uses that interval, tables interpolate.")
     if study.smooth > 1:
         sentences.append(
             f"Targets are looked for in the trailing mean of {study.smooth} evaluations, which looks ahead at nothing "
             f"and lags behind a rising accuracy by about {(study.smooth - 1) / 2:g} evaluation(s): every S is later by "
-            "that, which makes S_min too large and B_noise too small."
+            "that, which makes S_min too large. It takes out evaluations that were at a target by luck, which came "
+            "sooner the more evaluations a run had on its way, so most of all in small batches."
         )
     n_others = len({seen.run for seen in study.other_observations})
     if n_others:
@@ -165,8 +167,10 @@ def _conditions(study: Study) -> list[str]:
             "its own: theirs is another estimate of the gradient. They are in the tables, and not in the law in P R, "
             "in its prediction, or in laws of prompts and rollouts apart."
         )
-    seeds = sorted({record.seed for record in study.records})
+    seeds = sorted({run.record.seed for point in study.points for run in point.runs})
+    n_evaluated = sum(len(point.runs) for point in study.points)
+    of_all = "" if n_evaluated == len(study.records) else f" of {len(study.records)}, those evaluated after their start"
     sentences.append(
-        f"{len(study.records)} run(s), seed(s) {', '.join(map(str, seeds))}; seeds of a point share its start."
+        f"{n_evaluated} run(s){of_all}, seed(s) {', '.join(map(str, seeds))}; seeds of a point share its start."
     )
     return sentences

@@ -1,6 +1,5 @@
 """Fits of the law as a picture: steps and examples to target over the batch size, and where the law bends."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from rlvr_jax.analysis.law_words import SHAPE_FORMULAS, UNIT_NAMES, interval_tex
 _DPI = 130
 _N_CURVE = 41  # points of a curve
 _MOST_TICKS = 10
-_DODGE = 0.05  # in ln B, between targets, which would hide each other
 
 
 def law_figure(fits: list[TargetFit], path: Path, *, unit: str) -> None:
@@ -51,11 +49,10 @@ def _draw_group(panels: Any, fits: list[TargetFit], unit: str) -> None:
     batches = sorted({point.observation.batch for fit in targets for point in fit.fit.points})
     if not batches:
         return
-    for index, (fit, colour) in enumerate(zip(targets, colours, strict=True)):
-        shift = math.exp(_DODGE * (index - (len(targets) - 1) / 2))
+    for fit, colour in zip(targets, colours, strict=True):
         _draw_curves(steps, examples, fit.fit, batches, colour)
-        _draw_points(steps, fit.fit.points, colour, shift, is_examples=False)
-        _draw_points(examples, fit.fit.points, colour, shift, is_examples=True)
+        _draw_points(steps, fit.fit.points, colour, is_examples=False)
+        _draw_points(examples, fit.fit.points, colour, is_examples=True)
     name = UNIT_NAMES[unit]
     group = f"{fits[0].group}: " if fits[0].group else ""
     steps.set(ylabel=f"{name} to target", title=f"{group}{name} to target, S(B)")
@@ -130,19 +127,19 @@ def _split(law: LawFit, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray] | No
     return (batch, np.ones_like(batch)) if law.shape == "total" else None
 
 
-def _draw_points(axes: Any, points: tuple[FitPoint, ...], colour: Any, shift: float, *, is_examples: bool) -> None:
+def _draw_points(axes: Any, points: tuple[FitPoint, ...], colour: Any, *, is_examples: bool) -> None:
     """A dot on top of the bar in which the truth lies; a triangle where only one side is known."""
     marks: dict[str, list[tuple[float, float]]] = {"^": [], "v": [], "o": []}
     bars = []
     for point in points:
         seen = point.observation
-        x, factor = seen.batch * shift, seen.batch if is_examples else 1
+        x, factor = seen.batch, seen.batch if is_examples else 1
         if not seen.is_known:
             continue
         if not seen.is_reached:
             marks["^"].append((x, seen.after * factor))
         elif seen.after <= 0:
-            marks["v"].append((x, seen.at * factor))
+            marks["v"].append((x, seen.by * factor))  # what lies between is not known
         else:
             marks["o"].append((x, seen.at * factor))
             if seen.by > seen.after:

@@ -14,6 +14,9 @@ from rlvr_jax.analysis.summary import PointSummary
 
 N_WINDOWS = 8  # single measurements scatter too much to be told apart; a window pools a few of every seed
 
+_ASIDE = 0.008  # of the longest run, between points
+_MANY_POINTS, _FEW_WINDOWS = 6, 4  # so many points get fewer windows: their bars are shorter, and hide less
+
 # field of NoiseSeries, file name, title, axis
 PARTS = (
     ("v_prompt", "noise_prompt_var.png", "prompt noise over training", "V_prompt"),
@@ -34,10 +37,10 @@ class Window:
     high: float | None = None
 
 
-def averages(point: PointSummary, field: str) -> list[Window]:
+def averages(point: PointSummary, field: str, *, n_windows: int = N_WINDOWS) -> list[Window]:
     """Windows of one field of NoiseSeries; an average may be negative, and stays so. Empty where none was measured."""
     windows = []
-    for updates, columns in _pooled(point, field):
+    for updates, columns in _pooled(point, field, n_windows=n_windows):
         values = columns[field]
         half = 1.96 * values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 2 else math.nan
         mean = float(values.mean())
@@ -46,16 +49,16 @@ def averages(point: PointSummary, field: str) -> list[Window]:
     return windows
 
 
-def noise_scales(point: PointSummary) -> list[Window]:
+def noise_scales(point: PointSummary, *, n_windows: int = N_WINDOWS) -> list[Window]:
     """Windows of B_noise = R S / |G|^2 in rollouts: ratios of averages with jackknife intervals, or unresolved."""
     windows = []
-    for updates, columns in _pooled(point, "trace_cov", "grad_sq"):
+    for updates, columns in _pooled(point, "trace_cov", "grad_sq", n_windows=n_windows):
         scale = ratio_of_averages(list(point.n_rollouts * columns["trace_cov"]), list(columns["grad_sq"]))
         windows.append(Window(float(updates.mean()), len(updates), scale.value, scale.low, scale.high))
     return windows
 
 
-def _pooled(point: PointSummary, *fields: str) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
+def _pooled(point: PointSummary, *fields: str, n_windows: int) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Updates and columns of the measurements that have all `fields`, of all seeds, by window."""
     found = [noise_series(run.record) for run in point.runs]
     updates = np.concatenate([series.updates for series in found])
@@ -64,11 +67,11 @@ def _pooled(point: PointSummary, *fields: str) -> list[tuple[np.ndarray, dict[st
     if not is_whole.any():
         return []
     updates, columns = updates[is_whole], {field: values[is_whole] for field, values in columns.items()}
-    edges = np.linspace(updates.min(), updates.max(), N_WINDOWS + 1)[1:-1]
+    edges = np.linspace(updates.min(), updates.max(), n_windows + 1)[1:-1]
     window = np.searchsorted(edges, updates, side="right")
     return [
         (updates[window == w], {field: values[window == w] for field, values in columns.items()})
-        for w in range(N_WINDOWS)
+        for w in range(n_windows)
         if (window == w).any()
     ]
 
@@ -80,13 +83,18 @@ def _measured(series: NoiseSeries, field: str) -> np.ndarray:
 
 def noise_part_figure(points: list[PointSummary], path: Path, *, field: str, title: str, axis: str) -> list[str]:
     """One of PARTS for every point that has it; returns the names of those that have not. None drawn: no file."""
-    return _figure(points, path, [averages(point, field) for point in points], title=title, axis=axis)
+    windows = [averages(point, field, n_windows=_n_windows(points)) for point in points]
+    return _figure(points, path, windows, title=title, axis=axis)
 
 
 def noise_scale_figure(points: list[PointSummary], path: Path) -> list[str]:
     """B_noise in rollouts for every point that measured it; returns the names of those that did not."""
-    windows = [noise_scales(point) for point in points]
+    windows = [noise_scales(point, n_windows=_n_windows(points)) for point in points]
     return _figure(points, path, windows, title="noise scale over training", axis="B_noise = R S / |G|² [rollouts]")
+
+
+def _n_windows(points: list[PointSummary]) -> int:
+    return _FEW_WINDOWS if len(points) >= _MANY_POINTS else N_WINDOWS
 
 
 def _figure(points: list[PointSummary], path: Path, windows: list[list[Window]], *, title: str, axis: str) -> list[str]:
@@ -95,8 +103,10 @@ def _figure(points: list[PointSummary], path: Path, windows: list[list[Window]],
         figure = new_figure()
         axes = figure.subplots()
         styles = point_styles(points)
-        for point, found in shown:
-            _draw(axes, found, label=plain(point.name), style=styles[point.name])
+        widest = max(window.update for _, found in shown for window in found)
+        for i, (point, found) in enumerate(shown):
+            aside = widest * _ASIDE * (i - (len(shown) - 1) / 2)  # points measured at the same updates hide each other
+            _draw(axes, found, label=plain(point.name), style=styles[point.name], aside=aside)
         axes.set(xlabel="optimiser updates", ylabel=axis, title=title, yscale="log")
         values = [w.value for _, found in shown for w in found if w.value is not None and w.value > 0]
         if values:  # intervals of few measurements are many times wider than what there is to see
@@ -106,19 +116,19 @@ def _figure(points: list[PointSummary], path: Path, windows: list[list[Window]],
     return [point.name for point, found in zip(points, windows, strict=True) if not found]
 
 
-def _draw(axes: Any, windows: list[Window], *, label: str, style: dict[str, Any]) -> None:
+def _draw(axes: Any, windows: list[Window], *, label: str, style: dict[str, Any], aside: float) -> None:
     """A line with its intervals; windows without a positive value are crosses at the foot."""
     is_there = [window.value is not None and window.value > 0 for window in windows]
     values = [window.value if there else math.nan for window, there in zip(windows, is_there, strict=True)]
-    x = [window.update for window in windows]
+    x = [window.update + aside for window in windows]
     axes.plot(x, values, label=label, **style)
     for window, there in zip(windows, is_there, strict=True):
         if there and window.low is not None:
             low = max(window.low, window.value * 1e-3)  # an interval that reaches below 0 has no end on a log axis
-            axes.plot([window.update] * 2, [low, window.high], color=style["color"], linewidth=0.8, alpha=0.4)
+            axes.plot([window.update + aside] * 2, [low, window.high], color=style["color"], linewidth=0.9, alpha=0.5)
         if not there:
             axes.plot(
-                window.update,
+                window.update + aside,
                 0.02,
                 marker="x",
                 markeredgewidth=1.6,

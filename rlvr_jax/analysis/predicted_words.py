@@ -58,17 +58,18 @@ def steps_verdict(rows: list[StepsRow], predictions: list[Prediction]) -> str:
     nearer = {min(STEPS_NAMES, key=row.misses.get) for row in known}
     said = []
     for steps in sorted(STEPS_NAMES, key=lambda steps: steps not in nearer):
-        ratios = [row.ratios[steps].value for row in known if steps in row.ratios]
-        times = f" (their critical batch is {_range(ratios, '.2g')} times the fitted one)" if ratios else ""
-        said.append(f"{STEPS_NAMES[steps]} to a factor {_range([row.misses[steps] for row in known], '.2f')}{times}")
+        numbers = [row.predicted[steps].estimate.value for row in known]
+        misses = _range([row.misses[steps] for row in known], ".2f")
+        said.append(f"{_range(numbers, '.3g')} rollouts for {STEPS_NAMES[steps]}, {{}} by a factor of {misses}")
     runs = _range([row.runs_predicted for row in known], "d")
-    whose = "those the nearer" if len(nearer) == 1 else "neither the nearer at every target"
-    return f"Gradient noise of {runs} runs predicts the observed steps, {said[0]}, {whose}, and {said[1]}."
+    verdict = "the first are the nearer" if len(nearer) == 1 else "neither are the nearer at every target"
+    first, second = said[0].format("which miss the observed steps"), said[1].format("which miss them")
+    return f"Gradient noise of {runs} runs predicts a critical batch of {first}, and {second}: {verdict}."
 
 
 STEPS_NAMES = {
-    "normalised": "if steps are divided by their gradient's size, as Adam's,",
-    "best_size": "if they have the best size,",
+    "normalised": "steps divided by their gradient's size, as Adam's",
+    "best_size": "steps of the best size",
 }
 
 

@@ -102,13 +102,16 @@ def _each_once(records: list[RunRecord], group_of: dict[Path, str], notes: list[
     alike = defaultdict(list)
     for record in records:
         alike[*point_key(record, group_of), record.config["batch.epochs_per_buffer"], record.seed].append(record)
-    kept = set()
+    kept, repeated = set(), []
     for copies in alike.values():
         best = max(copies, key=lambda record: (record.is_finished, _length(record)))
         kept.add(best.folder)
         others = ", ".join(str(record.folder) for record in copies if record is not best)
         if others:
-            notes.append(f"The point and seed of {best.folder} are also in {others}: one run repeated, counted once.")
+            repeated.append((best, f"The point and seed of {best.folder} are also in {others}"))
+    if repeated:
+        more = f"; likewise {some([best.point for best, _ in repeated[1:]])}" if len(repeated) > 1 else ""
+        notes.append(f"{repeated[0][1]}: one run repeated, counted once{more}.")
     return [record for record in records if record.folder in kept]
 
 

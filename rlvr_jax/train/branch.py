@@ -117,14 +117,14 @@ def recorded_trunks(config: TrainConfig, study_folder: Path) -> list[Trunk]:
 
 
 def _changed_fields(config: TrainConfig, of_trunk: dict[str, Any]) -> list[str]:
-    """The settings that say what the trunk's state is a state of, where they differ."""
+    """The settings that say what the trunk's state is a state of, and its data, where they differ."""
     now = config_as_json(config)
     groups = ["model."]
     groups += ["warmstart."] * bool(now["warmstart.enabled"] or of_trunk.get("warmstart.enabled"))
     groups += ["lora."] * bool(now["lora.enabled"] or of_trunk.get("lora.enabled"))
     free = ("lora.peak_lr", "model.remat", "model.logprob_chunk_mib")  # a rate, and what is for memory alone
     names = [name for name in now if name.startswith(tuple(groups)) and name not in free]
-    names.append("optimizer.momentum_dtype")
+    names += ["optimizer.momentum_dtype", "task.name"]  # prompts after the trunk's are of its data
     changed = [name for name in names if name in of_trunk and of_trunk[name] != now[name]]
     clip = "optimizer.clip_norm"  # whether anything is clipped is part of the optimiser's state
     if clip in of_trunk and (of_trunk[clip] > 0) != (now[clip] > 0):

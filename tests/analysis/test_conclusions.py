@@ -56,7 +56,7 @@ def test_the_critical_batch_is_found_with_its_interval_and_the_runs_behind_it(on
     estimate = law.fit.fit.b_noise
     assert estimate.low < 100 < estimate.high
     assert estimate.high / estimate.low < 1.5
-    assert law.sentence == found.headline[0]
+    assert f"The critical batch size is {estimate.value:.3g} [{estimate.low:.3g}, " in found.answer[0]
     assert f"{estimate.value:.3g} rollouts [{estimate.low:.3g}, {estimate.high:.3g}]" in law.sentence
     assert "12 of 12 runs" in law.sentence
 
@@ -67,7 +67,7 @@ def test_where_rollouts_do_not_vary_nothing_is_said_of_them(one_phase):
     assert found.split_sentence.startswith(
         "Whether N = P R suffices cannot be said: rollouts per prompt are 4 throughout. Runs that vary both"
     )
-    assert found.split_sentence in found.headline
+    assert found.split_sentence in found.answer
 
 
 def test_a_law_in_prompts_alone_refuses_their_product(two_phases):
@@ -116,10 +116,15 @@ def test_what_the_conclusions_hold_under_is_said_beside_them(one_phase):
 def test_everything_concluded_is_in_the_text(two_phases):
     study, found = two_phases
     text = report_text(study, found)
-    for sentence in [*found.headline, *found.conditions, *found.orders, *found.notes, found.splits[0].sentence]:
+    for sentence in [*found.answer, *found.headline, *found.conditions, *found.orders, *found.notes]:
         assert sentence in text
-    for iso in found.iso_batches:
-        assert all(cell in text for row in iso.rows for cell in row)
+    (split,) = found.splits
+    few, many = split.widest.few, split.widest.many
+    assert f"| 0.5    | does not suffice | {split.p:.2g} " in text
+    assert f"{many[0]} x {many[1]} / {few[0]} x {few[1]}: {split.widest.ratio.value:.3g} [" in text
+    for iso in found.iso_batches:  # runs are counted once, above the table
+        assert all(cell.removesuffix(" (3 runs)") in text for row in iso.rows for cell in row)
+    assert "mean over 3 runs with its 90% interval" in text
 
 
 def test_groups_of_controls_have_laws_of_their_own(tmp_path):
@@ -155,3 +160,10 @@ def test_runs_of_one_rollout_with_the_baseline_of_all_others_are_in_the_law(tmp_
 def test_a_study_of_nothing_but_single_rollouts_has_a_law(tmp_path):
     write_law(tmp_path, [(8, 1), (16, 1), (32, 1)], total, n_seeds=1, **{"algo.advantage": "batch_mean"})
     assert conclude(read_study([tmp_path])).laws[0].fit.fit.n_runs == 3
+
+
+def test_runs_that_were_never_evaluated_are_not_counted_in_the_conditions(tmp_path):
+    write_law(tmp_path, P1[:3], total, n_seeds=1)
+    write_run(tmp_path, point="unread", split=(128, 4), seed=7, accuracies=(), updates_per_step=1)
+    found = conclude(read_study([tmp_path]))
+    assert found.conditions[-1].startswith("3 run(s) of 4, those evaluated after their start, seed(s) 0; seeds of")

@@ -1,5 +1,6 @@
 """Fits in words and as records, from fits written by hand."""
 
+import dataclasses
 import json
 import math
 
@@ -38,6 +39,15 @@ def test_an_unresolved_law_has_no_number_but_the_side_that_is_known_and_the_reas
     assert f"- 0.5 (relative): {REASON}" in text
     assert "1234" not in text
     assert "S_min, updates" in text
+
+
+def test_of_an_unresolved_law_no_s_min_is_quoted_and_of_a_refused_one_no_interval():
+    fit = law(RUNS, s_min=20, b_noise=1200, reason=REASON)
+    (line,) = lines_with(law_text([at_target(0.5, fit)], unit="step"), "| 0.5")
+    assert cells(line)[3:7] == ["unresolved", "[800, 1800]", "-", "[16, 25]"]
+    refused = dataclasses.replace(fit, is_refused=True)
+    (line,) = lines_with(law_text([at_target(0.5, refused)], unit="step"), "| 0.5")
+    assert cells(line)[3:7] == ["unresolved", "", "-", ""]
 
 
 def test_what_hangs_on_the_residuals_is_said():

@@ -8,15 +8,18 @@ import sys
 
 import pytest
 from law_fits import law, seen
+from noise_runs import measured_run
+from noise_runs import seen as measured_seen
 from page_studies import HOSTILE, STUDY_NAME, write_completions, write_hostile_study
 from written_runs import write_run
 
 from rlvr_jax.analysis.compare_laws import LawComparison
-from rlvr_jax.analysis.conclusions import LawConclusion, conclude, predicted_headline
+from rlvr_jax.analysis.conclusions import LawConclusion, conclude
 from rlvr_jax.analysis.fit_targets import TargetFit
 from rlvr_jax.analysis.fits import Estimate
 from rlvr_jax.analysis.noise_pool import Pooled
 from rlvr_jax.analysis.page import write_page
+from rlvr_jax.analysis.predict import predict
 from rlvr_jax.analysis.predicted_rows import StepsRow
 from rlvr_jax.analysis.report import write_report
 from rlvr_jax.analysis.split_conclusions import SplitConclusion
@@ -76,14 +79,13 @@ def test_a_law_shows_its_number_interval_and_runs(tmp_path):
     observations = [seen(P, at, target=0.6) for P, at in ((4, 64.0), (16, 28.0), (64, 19.0), (256, None))]
     observations[-1] = seen(256, None, target=0.6, ran=9.0)
     fit = law(observations, s_min=16.0, b_noise=96.0)
-    page = page_of(tmp_path, changes={"laws": [of_law(fit)], "headline": ["said in words", "and more"]})
+    page = page_of(tmp_path, changes={"laws": [of_law(fit)], "answer": ["in words first"], "headline": ["and more"]})
     card = page.split('<div class="card">')[1].split("</div>")[0]
     for part in ("to 0.6", "reached by 3 of 4 runs", '<span class="value">96</span> rollouts [64, 144]'):
         assert part in card
     assert cells_of(page, "0.6") == ["96 [64, 144]", "16 [12.8, 20]", "0.1", "-", "reached by 3 of 4 runs"]
     answer = page.split('id="answer"')[1].split("</section>")[0]
-    assert "and more" in answer
-    assert "said in words" not in answer  # the card says it
+    assert answer.index("in words first") < answer.index('class="card"') < answer.index("and more")
 
 
 def test_no_number_of_an_unresolved_law_is_shown(tmp_path):
@@ -109,16 +111,27 @@ def test_branches_are_shown_as_sentences_and_tables(tmp_path):
     assert 'id="branches"' not in page_of(tmp_path)
 
 
-def test_predictions_stand_on_the_card_of_their_law_and_not_again_below(tmp_path):
-    write_hostile_study(tmp_path / "runs")
-    study = read_study([tmp_path / "runs"])
-    conclusions = conclude(study)
-    said = {predicted_headline(row) for row in conclusions.steps_rows if row.metric == "gradient"}
-    assert said
-    assert said <= set(conclusions.headline)
-    answer = html.unescape(page_of(tmp_path).split('id="answer"')[1].split("</section>")[0])
-    assert answer.count("By gradients") == len(said)
-    assert not any(sentence in answer for sentence in said)
+def test_what_gradient_noise_predicts_stands_on_the_card_of_its_law(tmp_path):
+    write_run(tmp_path / "runs", point="only")
+    fit = law([seen(4, 64.0, target=0.6), seen(16, 28.0, target=0.6)], s_min=16.0, b_noise=96.0)
+    row = StepsRow(
+        target=0.6, group="", metric="gradient", fitted=fit.b_noise, is_fit_resolved=True,
+        predicted={"normalised": Pooled(Estimate(80.0, 70.0, 90.0)), "best_size": Pooled(None, "x")},
+        ratios={}, misses={}, runs_fitted=2, runs_predicted=2, sentence="s",
+    )  # fmt: skip
+    changes = {"laws": [of_law(fit)], "steps_rows": [row]}
+    card = page_of(tmp_path, changes=changes).split('<div class="card">')[1].split("</div>")[0]
+    assert "by gradient noise 80 [70, 90], steps as Adam&#39;s" in card
+
+
+def test_of_one_batch_size_the_noise_that_was_measured_is_on_the_card(tmp_path):
+    write_run(tmp_path / "runs", point="only")
+    runs = [measured_run(f"s{i}", trace_cov=[20.0], grad_sq=[2.0]) for i in range(3)]
+    predictions = predict(runs, [measured_seen(f"s{i}") for i in range(3)])
+    fit = law([seen(4, 64.0, target=0.6)], s_min=16.5, b_noise=977.0, reason="one size")
+    page = page_of(tmp_path, changes={"laws": [of_law(fit)], "steps_rows": [], "predictions": predictions})
+    card = page.split('<div class="card open">')[1].split("</div>")[0]
+    assert "B_noise of gradients 40 [40, 40] at R = 4" in card
 
 
 def test_a_batch_size_that_was_split_has_a_row_per_split(tmp_path):
@@ -154,12 +167,12 @@ def test_predicted_stands_beside_fitted_unless_that_is_unresolved(tmp_path):
         runs_fitted=7, runs_predicted=5, sentence="s",
     )  # fmt: skip
     changes = {"steps_rows": [row], "predicted_sentences": ["in words"]}
-    rest = ["300 [200, 450]", "3.1 [2, 5]", "1.20", "unresolved", "-", "-", "5"]
+    rest = ["unresolved", "300 [200, 450] (× 1.20)"]
     table = page_of(tmp_path, changes=changes).split('id="predicted"')[1]
-    assert cells_of(table, "0.6") == ["gradient", "96 [64, 144]", "7", *rest]
+    assert cells_of(table, "0.6") == ["96 [64, 144]", *rest]
     changes["steps_rows"] = [dataclasses.replace(row, is_fit_resolved=False)]
     table = page_of(tmp_path, changes=changes).split('id="predicted"')[1]
-    assert cells_of(table, "0.6") == ["gradient", "unresolved", "7", *rest]
+    assert cells_of(table, "0.6") == ["unresolved", *rest]
 
 
 def test_settings_are_told_apart_and_facts_shown(tmp_path):

@@ -169,9 +169,7 @@ def test_the_curve_is_taken_at_all_splits_of_the_fit_and_not_at_those_that_got_t
     runs.append(measured_run("one", n_prompts=32, n_rollouts=1, trace_cov=[90.0], grad_sq=[1.0]))
     all_there = [seen(f"{P}", n_prompts=P) for P in (2, 8, 64)]
     (there,) = predict(runs, all_there)
-    (found,) = predict(
-        runs, [seen("2", n_prompts=2, at=None), *all_there[1:], seen("one", n_prompts=32, n_rollouts=1)]
-    )
+    (found,) = predict(runs, [seen("2", n_prompts=2, at=None), *all_there[1:], seen("one", n_prompts=32, n_rollouts=1)])
     assert (2, 4) in found.splits
     for steps in ("best_size", "normalised"):
         assert found.as_fitted[steps].estimate.value == pytest.approx(there.as_fitted[steps].estimate.value)

@@ -110,3 +110,11 @@ def test_a_level_is_free_and_the_rest_is_predicted():
     level, miss = level_and_miss(found, observed, steps="best_size")
     assert level == pytest.approx(10 * math.e ** (1 / 3))
     assert miss == pytest.approx(math.exp(math.sqrt(1 / 3)))  # of 0, 0 and 1: variance 1/3
+
+
+def test_one_batch_size_has_no_curve_but_its_measured_noise_is_said():
+    runs = [measured_run(f"{i}", n_prompts=8, trace_cov=[4.0], grad_sq=[1.0]) for i in range(3)]
+    predictions = predict(runs, [seen(f"{i}", n_prompts=8) for i in range(3)])
+    (row,) = compare_steps(predictions, [target_fit(Estimate(8.0, 0.0, 20.0), resolved=False, reason="Few.")])
+    assert "one batch size was run, so there is no curve to compare; " in row.sentence
+    assert "B_noise measured on the way: 16 [16, 16] rollouts at R = 4 (3 run(s), 90% interval)" in row.sentence

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -7,7 +8,14 @@ from rlvr_jax.analysis.fits import Estimate
 from rlvr_jax.analysis.noise_pool import Pooled
 from rlvr_jax.analysis.predict import predict
 from rlvr_jax.analysis.predicted_rows import StepsRow
-from rlvr_jax.analysis.predicted_words import noise_grid, prediction_sentences, prediction_table, steps_table
+from rlvr_jax.analysis.predicted_words import (
+    noise_grid,
+    prediction_sentences,
+    prediction_table,
+    steps_table,
+    steps_verdict,
+    weights_sentence,
+)
 
 
 @pytest.fixture
@@ -24,8 +32,10 @@ def predictions():
 
 def test_the_tables_hold_every_r_and_the_split(predictions):
     lines = prediction_table(predictions).splitlines()
-    assert "| 0.6 | 5 | 8 [8, 8] | 40 [40, 40] | measured | 3 |" in lines
-    assert "| 0.7 | 2 | 20 [20, 20] | 40 [40, 40] | from its parts | 3 |" in lines
+    assert lines[0] == "| B_noise, rollouts | R = 2 | R = 4 | R = 5 | R = 8 | R = 16 | R = 32 | R = 64 |"
+    # R (4 + 16/(R - 1)); only R = 5 was run
+    assert lines[2].startswith("| 0.6 | 40 [40, 40] * | 37.3 [37.3, 37.3] * | 40 [40, 40] | 50.3 [50.3, 50.3] * |")
+    assert lines[3].startswith("| 0.7 | 40 [40, 40] * |")
     assert "| 0.7 | 4 [4, 4] | 4 [4, 4] | 16 [16, 16] | 3 [3, 3] | 5 [5, 5] | 6 |" in lines  # R* and R of equal parts
     assert prediction_table([]) == ""
 
@@ -50,6 +60,52 @@ def test_steps_stand_beside_the_fit():
         ratios={"normalised": Estimate(1.2, 0.9, 1.6)}, misses={"normalised": 1.13, "best_size": math.nan},
         runs_fitted=9, runs_predicted=8, sentence="",
     )  # fmt: skip
-    assert steps_table([row]).splitlines()[2] == (
-        "| 0.6 in Adam's metric | 50 [40, 60] | 60 [55, 65] | 1.2 [0.9, 1.6] | × 1.13 | unresolved | - | - | 8 |"
+    plain = dataclasses.replace(row, metric="gradient", misses={"normalised": 1.2, "best_size": math.nan})
+    assert steps_table([plain, row]).splitlines()[2] == (
+        "| 0.6 | 50 [40, 60] | 60 [55, 65] (× 1.20) | unresolved | 60 [55, 65] (× 1.13) |"
     )
+    assert steps_table([plain]).splitlines()[2] == "| 0.6 | 50 [40, 60] | 60 [55, 65] (× 1.20) | unresolved |"
+    assert steps_table([]) == ""
+
+
+def steps_row(target, *, misses):
+    return StepsRow(
+        target=target, group="", metric="gradient", fitted=Estimate(50.0, 40.0, 60.0), is_fit_resolved=True,
+        predicted={
+            "normalised": Pooled(Estimate(60.0, 55.0, 65.0)),
+            "best_size": Pooled(Estimate(300.0, 200.0, 450.0)),
+        },
+        ratios={}, misses=dict(zip(("normalised", "best_size"), misses, strict=True)),
+        runs_fitted=9, runs_predicted=8, sentence="",
+    )  # fmt: skip
+
+
+def test_the_verdict_names_the_curve_that_misses_less_and_none_where_targets_differ():
+    nearer = steps_verdict([steps_row(0.6, misses=(1.1, 1.5)), steps_row(0.7, misses=(1.2, 1.4))], [])
+    assert nearer == (
+        "Gradient noise of 8 runs predicts a critical batch of 60 rollouts for steps divided by their gradient's size, "
+        "as Adam's, which miss the observed steps by a factor of 1.10 to 1.20, and 300 rollouts for steps of the best "
+        "size, which miss them by a factor of 1.40 to 1.50: the first are the nearer."
+    )
+    best = steps_verdict([steps_row(0.6, misses=(1.5, 1.1))], [])
+    assert best.index("of the best size") < best.index("divided by")
+    mixed = steps_verdict([steps_row(0.6, misses=(1.1, 1.5)), steps_row(0.7, misses=(1.5, 1.4))], [])
+    assert mixed.endswith("neither are the nearer at every target.")
+
+
+def test_where_there_is_no_curve_the_measured_noise_is_said(predictions):
+    said = steps_verdict([], predictions)
+    assert said == (
+        "Gradient noise on the way to 0.7: B_noise 40 [40, 40] rollouts at R = 5 (3 runs); "
+        "one batch size was run, so there is no curve to compare."
+    )
+    assert steps_verdict([], []) == ""
+
+
+def test_the_weights_of_the_averages_are_said():
+    """Pairs of prompts 2, 6 and 6 at one noise: 14^2 / (4 + 36 + 36) = 2.58 runs."""
+    runs = [measured_run(f"{i}", n_prompts=P, trace_cov=[4.0], grad_sq=[1.0]) for i, P in enumerate((2, 3, 3))]
+    found = predict(runs, [seen(f"{i}", n_prompts=P) for i, P in enumerate((2, 3, 3))])
+    said = weights_sentence(found)
+    assert "the weight of 2.6 of 3 runs of equal weight" in said
+    assert said.endswith("(R = 4: 3 runs).")

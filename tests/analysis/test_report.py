@@ -307,15 +307,15 @@ def test_the_curves_have_a_line_for_every_point(tmp_path):
     path = tmp_path / "curves.png"
     make_point(tmp_path / "runs", split=(8, 4), finals=(0.9, 0.8))
     runs_comparison(read_study([tmp_path / "runs"]).points, path)
-    darkest_viridis = np.array([0.267, 0.005, 0.329])  # of the first point
+    first_colour = np.array([0.239, 0.208, 0.547])  # at 0.05 of turbo
     one_line = pixels_of(path)
-    assert has_colour(one_line, darkest_viridis)
+    assert has_colour(one_line, first_colour)
     assert has_colour(one_line, np.ones(3))
     make_point(tmp_path / "runs", split=(4, 8), finals=(0.5, 0.4))
     runs_comparison(read_study([tmp_path / "runs"]).points, path)
-    last_viridis = np.array([0.741, 0.873, 0.150])  # at 0.9 of the map
-    assert has_colour(pixels_of(path), last_viridis)
-    assert not has_colour(one_line, last_viridis)
+    last_colour = np.array([0.631, 0.069, 0.004])  # at 0.95 of it
+    assert has_colour(pixels_of(path), last_colour)
+    assert not has_colour(one_line, last_colour)
 
 
 def test_the_noise_picture_marks_what_is_unresolved(tmp_path):

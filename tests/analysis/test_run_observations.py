@@ -19,6 +19,7 @@ def test_one_run_worked_by_hand_in_updates(tmp_path):
     write_run(tmp_path, point="p", seed=5)
     (seen,), notes = observed(tmp_path)
     assert (seen.run, seen.n_prompts, seen.n_rollouts, seen.batch) == ("p", 4, 4, 16)
+    assert seen.updates_per_step == 2
     assert (seen.target, seen.after, seen.by, seen.seed, seen.group) == (0.6, 2.0, 4.0, 5, "")
     assert math.isclose(seen.at, 3.0)
     assert notes == []

@@ -207,7 +207,8 @@ def test_two_studies_that_share_a_point_count_it_once(tmp_path):
     study, text = reported(tmp_path / "p1", tmp_path / "p2b")
     assert study.name == "p1, p2b"
     assert [(point.name, len(point.runs)) for point in study.points] == [("16 x 4", 2), ("8 x 4", 2), ("8 x 8", 2)]
-    assert sum("one run repeated, counted once" in note for note in study.notes) == 2
+    (said,) = [note for note in study.notes if "one run repeated, counted once" in note]
+    assert said.endswith("likewise np8_nr4_s1.")
     assert len({one.run for one in study.observations}) == 6
     assert text.startswith("# p1, p2b\n")
 
@@ -304,3 +305,11 @@ def test_a_number_beyond_all_measurements_is_left_out_and_its_run_is_named(tmp_p
     assert said == f"{path} holds no number to compute with for gns/grad_sq in 1 row(s): left out there."
     (run,) = [run for point in study.points for run in point.runs if run.record.point == "np8_nr4_s1"]
     assert run.grad_sq == [1.0]  # of two measurements
+
+
+def test_runs_that_two_studies_share_are_one_note(tmp_path):
+    for name in ("a", "b"):
+        write_points(tmp_path / name, splits=((8, 4), (16, 4)), study=name)
+    (said,) = [note for note in read_study([tmp_path]).notes if "counted once" in note]
+    assert "a/np16_nr4_s0 are also in " in said
+    assert said.endswith("counted once; likewise np16_nr4_s1, np8_nr4_s0, np8_nr4_s1.")

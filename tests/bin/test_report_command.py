@@ -55,7 +55,7 @@ def test_it_writes_every_file_and_says_where(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "bin/report: nowhere holds no run (no run.json at or below it)\n"),
+        (["nowhere"], "bin/report: nowhere does not exist; give a run directory, or a folder that holds some\n"),
         (["empty"], "bin/report: empty holds no run (no run.json at or below it)\n"),
         (["damaged"], "bin/report: damaged/np8/run.json is no run.json of this library"),
         (

@@ -139,6 +139,8 @@ def test_a_run_directory_stands_for_its_newest_checkpoint(trunk, branch_config):
         ("lora", LoraConfig(enabled=True, rank=2), "lora.enabled was False and is True now"),
         ("optimizer.clip_norm", 0.0, "optimizer.clip_norm was 1.0 and is 0.0 now"),
         ("optimizer.momentum_dtype", "bfloat16", "optimizer.momentum_dtype was 'float32' and is 'bfloat16' now"),
+        ("task.name", "arithmetic", "task.name was 'digits' and is 'arithmetic' now"),
+        ("task.operators", "+-", None),  # as after a stage of a curriculum
         ("batch.n_prompts", 4, None),
         ("optimizer.peak_lr", 1.0, None),
         ("optimizer.clip_norm", 2.0, None),

@@ -17,7 +17,6 @@ from rlvr_jax.train.pilot import (
     pilot_config,
     pilot_study,
     refuse_several_processes,
-    rows_of_steps,
     save_cost,
     study_text,
 )
@@ -32,7 +31,7 @@ COST = PointCost(
 
 
 def rows(is_measured):
-    noise = [{"gns/trace_cov": 1.0} if is_measured and i in (0, 4) else {} for i in range(N_STEPS)]
+    noise = [{"perf/noise_s": 5.0} if is_measured and i in (0, 4) else {} for i in range(N_STEPS)]
     return [{"perf/step_s": s, "tokens": 700 * (i + 1)} | noise[i] for i, s in enumerate(STEP_S)]
 
 
@@ -76,14 +75,16 @@ def test_a_pilot_says_what_each_point_and_all_will_take(tiny_config, tiny_params
     monkeypatch.setattr(
         "rlvr_jax.train.pilot.starting_weights", lambda config, parts, stop: jax.tree.map(jax.numpy.copy, tiny_params)
     )
-    tiny_config.noise.every_updates, tiny_config.n_updates = 0, 100
+    # 100 steps of two updates; one in 25 is measured, in a pass of its own before its first update
+    tiny_config.noise.every_updates, tiny_config.n_updates, tiny_config.eval.every_updates = 50, 200, 4
+    tiny_config.batch.minibatch_prompts, tiny_config.checkpoint.every_updates = 4, 4
     second = copy.deepcopy(tiny_config)
     second.seed = 1
     said = []
     runs = tmp_path / "runs"
     folder = runs / second.study / second.point_name
     folder.mkdir(parents=True)
-    finished = '{"status": "finished", "config": {"n_updates": 100}}'
+    finished = '{"status": "finished", "config": {"n_updates": 200}}'
     (folder / "run.json").write_text(finished)
     first_cost, second_cost = pilot_study(
         [tiny_config, second], runs, task_hours=1e-6, stop=StopRequest(), say=said.append
@@ -95,8 +96,9 @@ def test_a_pilot_says_what_each_point_and_all_will_take(tiny_config, tiny_params
     assert first_cost.n_bytes > 2 * 3 * 4 * n_weights
     assert 1e5 < first_cost.n_bytes < 1e8
     assert dataclasses.replace(first_cost, n_steps=0).run_s < first_cost.run_s
-    # 100 updates, evaluated every second one and before the first, where it may be saved as the best; and the last
+    # 100 steps, evaluated every second one and before the first, where it may be saved as the best; and the last
     assert (first_cost.n_steps, first_cost.n_evaluations, first_cost.n_saves) == (100, 51, 49)
+    assert (first_cost.n_measurements, first_cost.noise_s > 0) == (4, True)
     assert 0 < first_cost.step_tokens <= 8 * 7 + 32 * 4
     assert (list(tmp_path.iterdir()), list(runs.iterdir())) == ([runs], [runs / "tiny"])
     heading, table, study, left, *tasks = said
@@ -122,11 +124,6 @@ def test_points_of_other_batches_or_rates_are_timed_apart_and_added_up(tiny_conf
     assert [cost.n_steps for cost in costs] == [8, 16, 8, 8]
     assert len([text for text in said if text.startswith("pilot of")]) == 3  # seeds are one kind
     assert "3.0 h of it is compiling" in said[-1]  # an hour each
-
-
-def test_a_step_of_several_updates_is_its_first_row_which_has_the_measurement():
-    written = [{"step": 1, "gns/trace_cov": 1.0}, {"step": 1}, {"step": 2}, {"step": 2}]
-    assert rows_of_steps(written) == [written[0], written[2]]
 
 
 @pytest.mark.parametrize(("between_s", "cost"), [(100.0, 2.0), (5.0, 4.0), (0.0, 9.0)])

@@ -225,6 +225,7 @@ def test_no_noise_is_measured_unless_asked_for(tiny_config):
 def test_points_that_differ_in_seed_and_logging_share_programs_and_others_do_not(tiny_config):
     first = programs_module.kept_programs(tiny_config, assemble(tiny_config))
     tiny_config.seed, tiny_config.point, tiny_config.checkpoint.every_updates = 7, "another", 1
+    tiny_config.start.checkpoint = "runs/a"  # the branches of a trunk and of another
     assert programs_module.kept_programs(tiny_config, assemble(tiny_config)) is first
     for field, value in [("optimizer.peak_lr", 0.5), ("algo.clip_low", 0.3), ("task.operand_max", 5), ("eval.seed", 1)]:
         other = copy.deepcopy(tiny_config)
