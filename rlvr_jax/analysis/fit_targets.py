@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.stats
 
 from rlvr_jax.analysis.fit_verdict import REFUSED_P
 from rlvr_jax.analysis.fits import Estimate, LawFit, fit_curve, fit_law
@@ -61,11 +62,23 @@ def _unless_refused(joint: LawFit, fits: list[TargetFit]) -> LawFit:
         )
     known = [(f.target, f.fit.b_noise) for f in fits if f.fit.resolved and f.fit.b_noise is not None]
     if known:
-        low, high = min(known, key=lambda k: k[1].high), max(known, key=lambda k: k[1].low)
-        if low[1].high < high[1].low:
+        wider = _widening(joint.confidence, len(known))
+        low = min(known, key=lambda k: _moved_end(k[1].value, k[1].high, wider))
+        high = max(known, key=lambda k: _moved_end(k[1].value, k[1].low, wider))
+        if _moved_end(low[1].value, low[1].high, wider) < _moved_end(high[1].value, high[1].low, wider):
             words = (f"{b.value:.3g} [{b.low:.3g}, {b.high:.3g}] at {target:g}" for target, b in (low, high))
             return _refused(joint, f"no one B_noise is that of all targets: {' and '.join(words)}")
     return joint
+
+
+def _widening(confidence: float, n: int) -> float:
+    """How much longer an interval is that holds for n targets at once (Bonferroni): one in ten misses by itself."""
+    return float(scipy.stats.norm.ppf(1 - (1 - confidence) / 2 / n) / scipy.stats.norm.ppf((1 + confidence) / 2))
+
+
+def _moved_end(value: float, end: float, times: float) -> float:
+    """The end of an interval that is so many times as long, in the logarithm."""
+    return value * (end / value) ** times
 
 
 def _refused(joint: LawFit, reason: str) -> LawFit:
