@@ -87,9 +87,8 @@ def conclude(study: Study, *, confidence: float = 0.9) -> Conclusions:
     answer = [critical_batch_sentence(laws, confidence=confidence), split_answer(splits, split_sentence)]
     answer.append(steps_verdict(steps_rows, predictions))
     return Conclusions(
-        answer=[sentence for sentence in answer if sentence],
+        answer=[*(branch_sentence(branch, **limits) for branch in branches), *(said for said in answer if said)],
         headline=[
-            *(branch_sentence(branch, **limits) for branch in branches),
             *unresolved_sentences(laws),
             *slice_headlines(slices),
             *split_headlines(splits, unit=study.unit),

@@ -18,6 +18,7 @@ from rlvr_jax.analysis.page_laws import (
 )
 from rlvr_jax.analysis.page_tables import facts_table, points_table, runs_table, settings_tables
 from rlvr_jax.analysis.printable import emphasised, printable
+from rlvr_jax.analysis.report_text import spacings_text
 from rlvr_jax.analysis.samples import last_samples
 from rlvr_jax.analysis.study import Study
 from rlvr_jax.analysis.study_figures import StudyFigure
@@ -84,7 +85,6 @@ def write_page(
 def _who(study: Study) -> dict[str, Any]:
     """What was trained, in numbers."""
     config = study.records[0].config if study.records else {}
-    spacings = {record.config.get("eval.every_updates") or 0 for record in study.records}
     return {
         "n_runs": sum(len(point.runs) for point in study.points),
         "n_points": len(study.points),
@@ -93,7 +93,7 @@ def _who(study: Study) -> dict[str, Any]:
         "model": config.get("model.name", "unknown"),
         "metric": config.get("eval.target_metric", "accuracy"),
         "n_problems": config.get("eval.n_problems") or "all",
-        "every": " or ".join(str(n) for n in sorted(spacings - {0})),
+        "every": spacings_text(study),
     }
 
 

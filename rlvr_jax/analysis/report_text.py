@@ -44,12 +44,17 @@ def report_text(study: Study, conclusions: Conclusions) -> str:
 
 def _about(study: Study) -> str:
     config = study.records[0].config
-    spacings = sorted({str(record.config["eval.every_updates"]) for record in study.records})
     return (
         f"Held-out {config['eval.target_metric']} on task {config['task.name']}, "
-        f"{config['eval.n_problems'] or 'all'} problems, evaluated every {' or '.join(spacings)} updates. "
+        f"{config['eval.n_problems'] or 'all'} problems, evaluated every {spacings_text(study)} updates. "
         f"{len(study.records)} run(s)."
     )
+
+
+def spacings_text(study: Study) -> str:
+    """ "5", "5 or 10", "2 to 128": updates between evaluations, of all runs."""
+    found = sorted({record.config.get("eval.every_updates") or 0 for record in study.records} - {0})
+    return f"{found[0]} to {found[-1]}" if len(found) > 2 else " or ".join(map(str, found))
 
 
 def _answer(conclusions: Conclusions) -> str:

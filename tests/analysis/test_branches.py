@@ -180,7 +180,7 @@ def test_a_study_without_branches_has_none(branches):
 def test_the_report_of_a_branch_study_says_what_its_branches_say(branches):
     study = read_study([branches])
     conclusions = conclude(study)
-    assert conclusions.headline[0].startswith("Branched training (branches of trunk at update 40, 1024 rollouts each")
+    assert conclusions.answer[0].startswith("Branched training (branches of trunk at update 40, 1024 rollouts each")
     text = report_text(study, conclusions)
     assert "## Branches of one checkpoint\n\nBranched training" in text
     assert "| 64 | 2 | 0.0001 | 0.1010 | +0.0000 [" in text

@@ -250,3 +250,9 @@ def test_notes_and_the_command_close_the_page(tmp_path):
     page = page_of(tmp_path, command="bin/report runs --smooth=2", notes=["No figures: **no** matplotlib."])
     assert "<li>No figures: <strong>no</strong> matplotlib.</li>" in page
     assert "bin/report runs --smooth=2</pre>" in page
+
+
+def test_the_spacing_of_evaluations_is_that_of_all_runs(tmp_path):
+    for i, every in enumerate((2, 8, 128)):
+        write_run(tmp_path / "runs", point=f"p{i}", split=(8 * 2**i, 4), **{"eval.every_updates": every})
+    assert "evaluated every 2 to 128 updates" in page_of(tmp_path)
