@@ -3,7 +3,9 @@
     bin/train --config=cbs_p1.py:tiny         the built-in model: 8 to 128 prompts at 4 rollouts, 3 seeds
     bin/train --config=cbs_p1.py              OLMo-2-1B on OpenMathInstruct-2; needs a GPU and the Hub
 
-Not measured yet.
+Measured (:tiny): 2026-11-22, 2-core CPU shared with other work, 26 min 37 s (15 min 43 s of CPU time). bin/report: the
+critical batch is 43 [33, 57] rollouts at a held-out pass@1 of 0.6 and 134 [117, 155] at 0.8 (90% intervals). The
+OLMo-2-1B study is not measured yet.
 """
 
 import _cbs

@@ -3,7 +3,9 @@
     bin/train --config=cbs_p2b.py:tiny         the built-in model: 1 to 32 rollouts of 32 prompts, 3 seeds
     bin/train --config=cbs_p2b.py              OLMo-2-1B on OpenMathInstruct-2; needs a GPU and the Hub
 
-Not measured yet.
+Measured (:tiny): 2026-11-22, 2-core CPU shared with other work, 49 min 9 s (24 min 59 s of CPU time). bin/report: of 32
+prompts 1.8 [1.6, 2.1] rollouts are critical at a held-out pass@1 of 0.6 and 2.4 [2.2, 2.6] at 0.8 (90% intervals). The
+OLMo-2-1B study is not measured yet.
 """
 
 import _cbs
