@@ -3,8 +3,8 @@
     bin/train --config=cbs_p4.py:tiny         the built-in model on sums, 64 prompts x 4 rollouts, 3 rates, 3 seeds
     bin/train --config=cbs_p4.py              OLMo-2-1B on MATH, evaluated on MATH-500; needs a GPU and the Hub
 
-Measured (:tiny): 2026-11-22, 2-core CPU shared with other work, 5 min. Held-out pass@1 0.404 -> 0.832 at a rate of 1e-4,
-0.891 at 2e-4, 0.824 at 1e-3 after 120 updates (means of 3 seeds). The OLMo-2-1B study is not measured yet.
+Measured (:tiny): 2026-11-22, 2-core CPU shared with other work, 5 min. Held-out pass@1 0.404 -> 0.832 at rate
+1e-4, 0.891 at 2e-4, 0.824 at 1e-3 after 120 updates (means of 3 seeds). The OLMo-2-1B study is not measured yet.
 """
 
 import _cbs

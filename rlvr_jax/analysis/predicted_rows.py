@@ -90,7 +90,7 @@ class StepsRow:
     metric: str
     fitted: Estimate | None
     is_fit_resolved: bool
-    predicted: dict[str, Pooled]  # by predict.STEPS, in rollouts
+    predicted: dict[str, Pooled]  # by predicted_steps.STEPS, in rollouts
     ratios: dict[str, Estimate]  # predicted / fitted, where both are resolved
     misses: dict[str, float]  # typical factor between observed and predicted steps, one level for all runs left free
     runs_fitted: int

@@ -62,7 +62,7 @@ def split_answer(splits: Sequence[SplitConclusion], split_sentence: str) -> str:
         beside = f" (p = {' to '.join(dict.fromkeys(f'{end:.2g}' for end in (min(ps), max(ps))))})" if ps else ""
         where = ", ".join(f"{split.target:g}" for split in of_kind)
         said.append(f"{_SUFFICES[suffices]} at {where}{beside}{f' for {group}' if group else ''}")
-    return f"N = P R alone {'; '.join(said)}."
+    return f"The product N = P R of prompts and rollouts alone {'; '.join(said)}."
 
 
 def unresolved_sentences(laws: Sequence[Any]) -> list[str]:

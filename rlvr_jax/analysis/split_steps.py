@@ -7,8 +7,9 @@ from rlvr_jax.analysis.fit_targets import TargetFit
 from rlvr_jax.analysis.fits import Estimate
 from rlvr_jax.analysis.law_words import interval_text, number_text, target_name
 from rlvr_jax.analysis.observations import Observation
-from rlvr_jax.analysis.predict import STEPS, Prediction
+from rlvr_jax.analysis.predict import Prediction
 from rlvr_jax.analysis.predicted_rows import level_and_miss
+from rlvr_jax.analysis.predicted_steps import STEPS
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class SplitSteps:
     target: float
     group: str
     fitted: Estimate | None  # the curve's interval: a single run scatters more; None: unresolved
-    by_gradients: dict[str, ByGradients]  # by predict.STEPS; without those that are not known
+    by_gradients: dict[str, ByGradients]  # by predicted_steps.STEPS; without those that are not known
 
 
 def split_steps(

@@ -57,7 +57,7 @@ def test_what_is_unresolved_is_counted_and_its_reason_said_once():
 def test_verdicts_on_the_split_are_put_together_by_kind():
     splits = [of_split(0.6, False, 0.01), of_split(0.7, None, 0.2), of_split(0.8, False, 0.03)]
     assert split_answer(splits, "") == (
-        "N = P R alone does not suffice at 0.6, 0.8 (p = 0.01 to 0.03); "
+        "The product N = P R of prompts and rollouts alone does not suffice at 0.6, 0.8 (p = 0.01 to 0.03); "
         "may or may not suffice, which the data cannot say, at 0.7 (p = 0.2)."
     )
     assert split_answer([], "nothing varies") == "nothing varies"

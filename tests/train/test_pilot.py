@@ -11,17 +11,14 @@ from rlvr_jax.train.config import ConfigError
 from rlvr_jax.train.log import EVALS_FILE, METRICS_FILE, NOISE_FOLDER, ROLLOUTS_FILE
 from rlvr_jax.train.pilot import (
     N_STEPS,
-    PointCost,
     _bytes_of_point,
     _steps_between_saves,
-    duration,
     measured_times,
     pilot_config,
     pilot_study,
     refuse_several_processes,
-    save_cost,
-    study_text,
 )
+from rlvr_jax.train.pilot_cost import PointCost, duration, save_cost, study_text
 from rlvr_jax.train.stop import StopRequest
 
 # steps of 2 s, but for what two programs take the first time, and 5 s more where the noise is measured
