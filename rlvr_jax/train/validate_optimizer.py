@@ -1,6 +1,7 @@
 """What cannot work, or may surprise, in the learning rate of a point and its rule over batch sizes."""
 
 import math
+import sys
 
 from rlvr_jax.train.config import LR_POWERS, TrainConfig
 
@@ -27,7 +28,7 @@ def optimizer_problems(config: TrainConfig) -> list[str]:
             f"{config.peak_lr_text} comes to a rate of {factor * config.peak_lr:g} by optimizer.lr_rule="
             f"{optimizer.lr_rule!r}{f' with the factor {factor:g}' if factor != 1.0 else ''}, which is none; change it"
             for factor in factors
-            if config.stated_lr > 0 and not 0 < factor * config.peak_lr < math.inf
+            if 0 < config.stated_lr <= sys.float_info.max and not 0 < factor * config.peak_lr < math.inf
         ]
     goes_on = config.start.checkpoint and config.start.keeps_optimizer
     if goes_on and optimizer.schedule != "constant" and optimizer.decay_updates == 0:
