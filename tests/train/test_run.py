@@ -170,8 +170,8 @@ def test_a_rollout_whose_gradient_is_not_finite_is_named(
     config.n_updates, config.optimizer.nonfinite = 1, nonfinite
     update, seen = learner_module.Learner.update, []
 
-    def poisoned(self, collection, step):
-        updated = update(self, collection, step)
+    def poisoned(self, collection, step, **order):
+        updated = update(self, collection, step, **order)
         seen.append(collection.problems[3].prompt)
         (metrics,), is_finite_PR = updated.metrics, np.ones((8, 4), bool)
         is_finite_PR[3, 1] = False

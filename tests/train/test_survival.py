@@ -91,11 +91,11 @@ def test_a_device_without_memory_stops_the_run_with_the_plan_and_what_was_saved(
 ):
     update, n_calls = learner_module.Learner.update, []
 
-    def exhausted_at_update_4(self, *arguments):
+    def exhausted_at_update_4(self, *arguments, **order):
         n_calls.append(1)
         if len(n_calls) == 4:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
-        return update(self, *arguments)
+        return update(self, *arguments, **order)
 
     monkeypatch.setattr(learner_module.Learner, "update", exhausted_at_update_4)
     with pytest.raises(ConfigError, match=r"up to update 2 saved, ran out of .*RESOURCE_EXHAUSTED") as caught:
